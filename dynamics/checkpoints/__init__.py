@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.checkpoints import parameter_names
+from dynamics.checkpoints.digests import digest
 from dynamics.checkpoints.quantised import dequantise
 from dynamics.checkpoints.tensor import LONGEST_NAME, Checkpoint, Ignored, Skip, Tensor, from_array
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location, location
 from dynamics.io.paths import no_such_path
 
-__all__ = ["Checkpoint", "Ignored", "Skip", "Source", "Tensor", "from_array", "open_base", "open_checkpoint"]
+__all__ = ["Checkpoint", "Ignored", "Skip", "Source", "Tensor", "digest", "from_array", "open_base", "open_checkpoint"]
 
 #: a path, a Hub id, a mapping from names to tensors or arrays, or an open checkpoint
 Source = str | os.PathLike[str] | Mapping[str, Any] | Checkpoint

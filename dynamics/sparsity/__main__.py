@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from dynamics.errors import InputError
 from dynamics.sparsity.comparison import compare, incomplete, last_against_first, series, series_dict, table
 from dynamics.sparsity.definitions import PAPERS
 from dynamics.sparsity.results import Comparison, Step
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if cluster.is_asked_for(options):
         from dynamics.sparsity.parts import MEASURE, open_work, result
 
+        if options.hash:
+            raise InputError("--hash: a part does not read whole checkpoints; leave it out of --part and --scheduler")
         made = cluster.run(options, MEASURE, open_work, checkpoints, settings, result)
         if made is None:  # a part, which is written
             return
@@ -38,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         with ProgressBar("comparing", compiles=True) as bar:
             if options.more:
-                steps = series(checkpoints, **settings, threads=options.threads, progress=bar)
+                steps = series(checkpoints, **settings, threads=options.threads, progress=bar, digest=options.hash)
                 comparison = last_against_first(steps)
             else:
-                comparison = compare(options.base, options.tuned, **settings, threads=options.threads, progress=bar)
+                comparison = compare(options.base, options.tuned, **settings, threads=options.threads, progress=bar, digest=options.hash)
     if "-" not in (options.json, options.csv):
         from dynamics.sparsity.terminal import show
 
@@ -102,6 +105,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--like", dest="paper", choices=sorted(PAPERS), help=argparse.SUPPRESS)
     add_thresholds(parser)
+    parser.add_argument(
+        "--hash",
+        action="store_true",
+        help="also write a digest of each checkpoint's weights into the report, of the bytes that are compared (sha256: takes longer)",
+    )
     add_allow_partial(parser)
     add_cluster(parser, "tensors")
     parser.add_argument("--threads", type=_positive, help="number of threads that compare weights (default: one per core)")

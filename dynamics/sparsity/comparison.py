@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ def compare(
     like: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    digest: bool = False,
 ) -> Comparison:
     """Compare two checkpoints weight by weight, in one pass over their files.
 
@@ -43,6 +44,8 @@ def compare(
     like : a key of ``definitions.PAPERS``; also compute the sparsity as that paper does, in ``Comparison.like``.
     threads : number of threads; one per core if None.
     progress : called with (weights done, total weights).
+    digest : whether to compute the digests of both sides' weights from what is read, see ``dynamics.checkpoints.digest``. This takes
+        several times as long as the comparison. Tensors that are not compared, or not as a whole, are read for it afterwards.
 
     Raises
     ------
@@ -56,7 +59,7 @@ def compare(
     >>> compare(before, after).total.sparsity["exact"]
     0.75
     """
-    return compare_all(base, [tuned], rtol=rtol, atol=atol, like=like, threads=threads, progress=progress)[0]
+    return compare_all(base, [tuned], rtol=rtol, atol=atol, like=like, threads=threads, progress=progress, digest=digest)[0]
 
 
 def compare_all(
@@ -70,38 +73,57 @@ def compare_all(
     progress: Progress | None = None,
     seen: Seen | None = None,
     of: Collection[int] = (),
+    digest: bool = False,
+    hashed: dict[Hashable, str] | None = None,
 ) -> list[Comparison]:
     """Compare several checkpoints with one base, in one pass over all files: the base is read once.
 
     Parameters
     ----------
-    base, rtol, atol, like, threads, progress : as for ``compare``.
+    base, rtol, atol, like, threads, progress, digest : as for ``compare``.
     tuned : the other checkpoints, each as for ``compare``.
     seen, of : what else is done with the weights while they are in memory, for the checkpoints with these indices; see
         ``accumulate.Chunk``.
+    hashed : what is known of tensors for their digests, from other comparisons; what is found is added.
 
     Returns
     -------
     The comparison that ``compare`` makes of each, in order.
     """
     from dynamics.sparsity.accumulate import accumulate_pairs
+    from dynamics.sparsity.hashing import Digests
 
     thresholds = thresholds_of(rtol, atol, like)
-    before = open_base(base)
-    matched = [match_applied(before, open_checkpoint(source)) for source in tuned]
+    before, opened = open_base(base), [open_checkpoint(source) for source in tuned]
+    matched = [match_applied(before, other) for other in opened]
     numbers = [number for number, (*_, match) in enumerate(matched) for _ in match.pairs]
     pairs_of_all = [pair for *_, match in matched for pair in match.pairs]
-    wanted = [index for index, number in enumerate(numbers) if number in of]
+    wanted = {index for index, number in enumerate(numbers) if number in of}
+    digests = Digests([before, *opened], pairs_of_all, {} if hashed is None else hashed) if digest else None
 
-    def seen_of_checkpoints(chunk: Chunk) -> Callable[[], object]:
-        assert seen is not None
-        return seen(replace(chunk, tuned=[(numbers[index], pair, stored) for index, pair, stored in chunk.tuned]))
+    def seen_by_all(chunk: Chunk) -> Callable[[], object]:
+        of_checkpoints = [(numbers[index], pair, stored) for index, pair, stored in chunk.tuned if index in wanted]
+        steps = [seen(replace(chunk, tuned=of_checkpoints))] if seen is not None and of_checkpoints else []
+        steps += [digests.see(chunk)] if digests is not None else []
+        return lambda: [step() for step in steps]
 
-    stats = iter(accumulate_pairs(pairs_of_all, thresholds, threads, progress, seen=seen_of_checkpoints if seen else None, of=wanted))
+    made = accumulate_pairs(
+        pairs_of_all,
+        thresholds,
+        threads,
+        progress if digests is None else digests.counted_by(progress),
+        seen=seen_by_all if seen is not None or digests is not None else None,
+        of=wanted if digests is None else range(len(pairs_of_all)),
+    )
+    if digests is not None:
+        digests.finish(threads)
+    stats = iter(made)
     comparisons = []
-    for source, (after, adapters, match) in zip(tuned, matched, strict=True):
+    for source, other, (after, adapters, match) in zip(tuned, opened, matched, strict=True):
         pairs = [(pair, next(stats)) for pair in match.pairs]
         comparison = from_statistics(before, after, match, pairs, adapters, rtol, atol, like)
+        if digests is not None:
+            digests.enter(comparison, before, other)
         comparison.notes.extend(repeated([base, source]))
         comparisons.append(comparison)
     return comparisons
@@ -224,6 +246,7 @@ def series(
     like: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    digest: bool = False,
 ) -> list[Step]:
     """Compare each checkpoint with the first, then each with its predecessor.
 
@@ -231,7 +254,7 @@ def series(
     ----------
     sources : the base, then the later checkpoints. Of more than two, paths that differ only in their numbers are sorted in natural
         order (``checkpoint-50`` before ``checkpoint-1000``), the base too; with mappings among them the order is kept.
-    rtol, atol, like, threads, progress : as for ``compare``.
+    rtol, atol, like, threads, progress, digest : as for ``compare``.
 
     Returns
     -------
@@ -244,13 +267,16 @@ def series(
     opened = [open_checkpoint(source) for source in ordered]
     pairs = pairs_of_series(opened)
     comparisons: dict[tuple[int, int], Comparison] = {}
+    hashed: dict[Hashable, str] = {}
     for start, end, before, after in pairs:
 
         def report(count: int, of: int, number: int = len(comparisons)) -> None:
             if progress:
                 progress(number * of + count, of * len(pairs))
 
-        comparisons[start, end] = compare(before, after, rtol=rtol, atol=atol, like=like, threads=threads, progress=report)
+        [comparisons[start, end]] = compare_all(
+            before, [after], rtol=rtol, atol=atol, like=like, threads=threads, progress=report, digest=digest, hashed=hashed
+        )
     return steps_of(comparisons, [checkpoint.path for checkpoint in opened], repeated(ordered))
 
 
@@ -281,7 +307,9 @@ def series_dict(steps: Sequence[Step]) -> dict[str, Any]:
     """Build the JSON document of a series: the full comparison of the last checkpoint with the first, and the total of each step."""
     document = last_against_first(steps).to_dict()
     document["series"] = [
-        {"from": step.start, "to": step.end, "against": step.against, "total": step.comparison.total.to_dict()} for step in steps
+        {"from": step.start, "to": step.end, "against": step.against, "total": step.comparison.total.to_dict()}
+        | ({"digests": step.comparison.digests} if step.comparison.digests else {})
+        for step in steps
     ]
     return document
 

@@ -71,7 +71,11 @@ class Row:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """The comparison of two checkpoints. ``rows`` has a row per tensor; ``total``, ``layers`` and ``modules`` are sums over them."""
+    """The comparison of two checkpoints. ``rows`` has a row per tensor; ``total``, ``layers`` and ``modules`` are sums over them.
+
+    ``digests`` has the digest of the weights of ``base`` and of ``tuned`` if they were asked for, see ``dynamics.checkpoints.digest``;
+    None where they have none.
+    """
 
     base: Checkpoint
     tuned: Checkpoint
@@ -85,6 +89,7 @@ class Comparison:
     atol: float
     like: dict[str, Any] | None = None
     adapters: list[dict[str, Any]] = field(default_factory=list)
+    digests: dict[str, str | None] = field(default_factory=dict)
 
     @property
     def tensors(self) -> pd.DataFrame:
@@ -129,13 +134,16 @@ class Comparison:
         rows = [[rule, text, f"{self.total.changed[rule]:,}", percent(self.total.sparsity[rule])] for rule, text in rules.items()]
         return small_table(repr(self).splitlines()[0].strip("<>"), ["rule", "changed if", "changed", "sparsity"], rows)
 
+    def _digest(self, side: str) -> dict[str, str | None]:
+        return {"digest": self.digests[side]} if side in self.digests else {}
+
     def to_dict(self) -> dict[str, Any]:
         """Build the JSON document of schema ``dynamics.sparsity/1``; undefined numbers are NaN."""
         document: dict[str, Any] = {
             "schema": SCHEMA,
             "coverage": self.coverage,
-            "base": _side(self.base),
-            "tuned": _side(self.tuned),
+            "base": _side(self.base) | self._digest("base"),
+            "tuned": _side(self.tuned) | self._digest("tuned"),
             "rules": rule_texts(self.rtol, self.atol),
             "notes": self.notes,
         }

@@ -57,6 +57,8 @@ def _header(comparison: Comparison, first: str) -> Section:
         checkpoint = getattr(comparison, side)
         stored = f"{printable(checkpoint.format)}, {text.types(checkpoint.dtypes)}{quantised.stored(checkpoint)}"
         lines.append(Text.assemble((f"{side:<6} {printable(checkpoint.path, 300)}", "bold"), (f"  {stored}", "dim")))
+        if digest := comparison.digests.get(side):
+            lines.append(Text(f"       {digest}", "dim"))
     skipped = len(comparison.skipped)
     line = f"{plural(comparison.total.numel, 'weight')} in {plural(len(comparison.rows), 'tensor')} compared"
     return [*lines, Text(line + (f"; {skipped:,} left out, see the end" if skipped else ""))]
