@@ -12,15 +12,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynamics.checkpoints import parameter_names
-from dynamics.checkpoints.digests import digest
 from dynamics.checkpoints.quantised import dequantise
 from dynamics.checkpoints.tensor import LONGEST_NAME, Checkpoint, Ignored, Skip, Tensor, from_array
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location, location
 from dynamics.io.paths import no_such_path
+
+if TYPE_CHECKING:
+    from dynamics.io.threads import Progress
 
 __all__ = ["Checkpoint", "Ignored", "Skip", "Source", "Tensor", "digest", "from_array", "open_base", "open_checkpoint"]
 
@@ -51,7 +53,8 @@ def open_checkpoint(source: Source) -> Checkpoint:
     if isinstance(source, Mapping):
         from dynamics.checkpoints.memory import read_mapping
 
-        return dequantise(read_mapping(source))
+        held = read_mapping(source)
+        return replace(dequantise(held), stored=held)
     if not os.fspath(source):
         raise InputError("a checkpoint's path is empty")
     path = location(source if isinstance(source, (str, Path)) else os.fspath(source))
@@ -76,7 +79,8 @@ def _opened(path: Location) -> Checkpoint:
         if not checkpoint.tensors and checkpoint.adapter is None:
             raise InputError(f"{printable(path)}: holds no tensors")
         _check_names(checkpoint)
-        return _merged(dequantise(replace(checkpoint, ignored=tuple(map(_printable, checkpoint.ignored)))), path)
+        checkpoint = replace(checkpoint, ignored=tuple(map(_printable, checkpoint.ignored)))
+        return replace(_merged(dequantise(checkpoint), path), stored=checkpoint.stored or checkpoint)
     except OSError as error:  # a folder that may not be entered, or was deleted meanwhile
         raise InputError(f"{printable(error.filename or path)}: {error.strerror or error}") from None
     except MemoryError:
@@ -116,6 +120,36 @@ def open_base(source: Source, name: str = "BASE") -> Checkpoint:
         what = "is a LoRA adapter, which has no weights of its own; name the model it belongs to"
         raise InputError(f"{printable(checkpoint.path)}: {what} as {name}")
     return checkpoint
+
+
+def digest(checkpoint: Checkpoint, threads: int | None = None, progress: Progress | None = None) -> str:
+    """Read a checkpoint and return the digest of its weights, such as ``weights/1:0a1b...``; see ``digests``.
+
+    It is of all tensors as they are stored, codes and scales of quantised weights and buffers too; of an adapter, of its own. The readers
+    of GGUF, of DeepSpeed and of tensor-parallel ranks convert or put together what they read: then it is of what they give. Equal digests
+    mean equal weights. Different ones need not mean different models: names are part of them, a tied head that is stored twice is another
+    set of names than one that is stored once, and -0.0 is not 0.0.
+
+    Parameters
+    ----------
+    checkpoint : what ``open_checkpoint`` returns.
+    threads : number of threads; one per core if None.
+    progress : called with (elements done, all elements).
+
+    Raises
+    ------
+    InputError : a file cannot be read; or an adapter was applied to a base, so that the last bits of weights depend on the machine.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> digest(open_checkpoint({"w": np.zeros(2, np.float32)}))[:18]
+    'weights/1:fe85fde7'
+    """
+    from dynamics.checkpoints.digests import as_stored, digest_of, hash_tensors
+
+    tensors = as_stored(checkpoint)
+    return digest_of(tensors, dict(zip(tensors, hash_tensors(tensors.values(), threads, progress), strict=True)))
 
 
 def _merged(checkpoint: Checkpoint, path: Location) -> Checkpoint:

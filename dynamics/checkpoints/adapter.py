@@ -91,7 +91,6 @@ class Adapter:
     ignored : what else lies in the folder.
     base_name : the model that the adapter says it was trained on; empty if it does not say.
     dtypes : number of elements by dtype as stored.
-    stored : its tensors as they are in its file.
     """
 
     path: str
@@ -105,7 +104,6 @@ class Adapter:
     ignored: tuple[Ignored, ...] = ()
     base_name: str = ""
     dtypes: Mapping[str, int] = field(default_factory=dict)
-    stored: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def apply_to_base(self, base: Checkpoint) -> tuple[Checkpoint, list[dict[str, Any]]]:
         """Apply the adapter to its base lazily; also return a record per update: name, rank, numerical_rank, scaling, update_norm.
@@ -133,6 +131,7 @@ class Adapter:
             name, tensor = self._target(target, base, _stored_names(base), tensors)
             tensors[name] = self._with_rows(name, tensor, rows, trained)
         applied = replace(base, path=self.path, format="peft-lora", tensors=tensors, ignored=self.ignored, base_name=self.base_name)
+        applied = replace(applied, stored=None)
         return applied, records
 
     def factors(self, base: Checkpoint) -> dict[str, LowRank]:
@@ -326,11 +325,10 @@ def read_adapter(folder: Location, beside: tuple[Ignored, ...] = ()) -> Checkpoi
         ignored=(*weights.ignored, *beside),
         base_name=base_name if isinstance(base_name, str) else "",
         dtypes=weights.dtypes,
-        stored=weights.tensors,
     )
     if not adapter.updates and not replaced and not adapter.tokens:
         raise InputError(f"{printable(folder)}: the adapter holds no factors")
-    return Checkpoint(str(folder), "peft-lora", {}, config, adapter.ignored, adapter)
+    return Checkpoint(str(folder), "peft-lora", {}, config, adapter.ignored, adapter, stored=weights)
 
 
 def own_name(name: str) -> str:

@@ -50,16 +50,12 @@ def digest_of(tensors: Mapping[str, Tensor], hashed: Mapping[str, str]) -> str:
     return f"{SCHEME}:{hashlib.sha256(json.dumps(entries, separators=(',', ':')).encode()).hexdigest()}"
 
 
-def undefined(checkpoint: Checkpoint) -> str:
-    """Say why the weights of a checkpoint have no digest; empty if they have one."""
-    if any(tensor.derived is not None for tensor in checkpoint.tensors.values()):
-        return "its weights are merged with an adapter as they are read, and the last bits of a product depend on the machine"
-    return ""
-
-
-def stored_tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-    """Return the tensors that a digest is of: those of the checkpoint; of an adapter those that it stores."""
-    return checkpoint.tensors if checkpoint.adapter is None else checkpoint.adapter.stored
+def as_stored(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """Return the tensors that a digest is of, as they are stored; an ``InputError`` for a checkpoint that an adapter was applied to."""
+    tensors = (checkpoint.stored or checkpoint).tensors
+    if any(tensor.derived is not None for tensor in tensors.values()):
+        raise InputError(f"{printable(checkpoint.path)}: was applied to a base, and has no digest; take that of the adapter")
+    return tensors
 
 
 def hash_tensors(tensors: Iterable[Tensor], threads: int | None = None, progress: Progress | None = None) -> list[str]:
@@ -89,35 +85,6 @@ def hash_tensors(tensors: Iterable[Tensor], threads: int | None = None, progress
     return [tensor_digest.hexdigest() for tensor_digest in running]
 
 
-def digest(checkpoint: Checkpoint, threads: int | None = None, progress: Progress | None = None) -> str:
-    """Read a checkpoint and return the digest of its weights, such as ``weights/1:0a1b...``.
-
-    Weights that are quantised, or converted on reading as those of GGUF, are hashed as they are read: dequantised. Equal digests mean equal
-    weights. Different ones need not mean different models: names are part of them, a tied head that is stored twice is another set of
-    names than one that is stored once, and -0.0 is not 0.0.
-
-    Parameters
-    ----------
-    checkpoint : see ``open_checkpoint``; of an adapter its own tensors count.
-    threads : number of threads; one per core if None.
-    progress : called with (weights done, total weights).
-
-    Raises
-    ------
-    InputError : the weights are merged with an adapter as they are read, or cannot be read.
-
-    Examples
-    --------
-    >>> from dynamics.checkpoints import open_checkpoint
-    >>> digest(open_checkpoint({"w": np.zeros(2, np.float32)}))[:18]
-    'weights/1:fe85fde7'
-    """
-    if reason := undefined(checkpoint):
-        raise InputError(f"{printable(checkpoint.path)}: has no digest: {reason}")
-    tensors = stored_tensors(checkpoint)
-    return digest_of(tensors, dict(zip(tensors, hash_tensors(tensors.values(), threads, progress), strict=True)))
-
-
 class Digester:
     """Computes digests of checkpoints while their tensors are read for something else, and reads what is left afterwards.
 
@@ -130,8 +97,7 @@ class Digester:
 
     def __init__(self, checkpoints: Iterable[Checkpoint], read: Iterable[Tensor], hashed: dict[Hashable, str] | None = None):
         self._hashed = {} if hashed is None else hashed
-        of = {id(checkpoint): checkpoint for checkpoint in checkpoints if not undefined(checkpoint)}
-        wanted = {key(tensor): tensor for checkpoint in of.values() for tensor in stored_tensors(checkpoint).values()}
+        wanted = {key(tensor): tensor for checkpoint in checkpoints for tensor in as_stored(checkpoint).values()}
         missing = {name: tensor for name, tensor in wanted.items() if name not in self._hashed}
         passing = {key(tensor) for tensor in read} & missing.keys()
         # an empty tensor has no element to add
@@ -158,9 +124,7 @@ class Digester:
         """Read what is left."""
         self._hashed.update(zip(self._rest, hash_tensors(self._rest.values(), threads, progress), strict=True))
 
-    def digest(self, checkpoint: Checkpoint) -> str | None:
-        """Return the digest of a checkpoint after ``finish``; None if it has none (see ``undefined``)."""
-        if undefined(checkpoint):
-            return None
-        tensors = stored_tensors(checkpoint)
+    def digest(self, checkpoint: Checkpoint) -> str:
+        """Return the digest of a checkpoint after ``finish``."""
+        tensors = as_stored(checkpoint)
         return digest_of(tensors, {name: self._hashed[key(tensor)] for name, tensor in tensors.items()})

@@ -7,7 +7,9 @@ describes more data than the file contains indicates an interrupted download or 
 from __future__ import annotations
 
 import codecs
+import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dynamics.checkpoints.files import File
@@ -37,6 +39,7 @@ DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 #: dtypes whose elements are not decoded to values: safetensors dtype -> bits per element
 OPAQUE_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "C64": 64}
@@ -59,16 +62,7 @@ def read_safetensors(path: str | Location) -> Checkpoint:
 def read_header(file: File) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], int]:
     """Return a mapping of name to (dtype code, shape, first byte within the data), and the offset of the data in the file."""
     where = printable(file.path)
-    if file.size < 8:
-        raise InputError(f"{where}: {file.size} bytes is too short for a safetensors file; fetch or save it again")
-    length = int.from_bytes(file.read(0, 8), "little")
-    if length > MAX_HEADER:
-        if text := _beginning_of_text(file.read(0, min(file.size, 64))):
-            raise InputError(f"{where}: is a text file, not a safetensors file; it begins with {printable(text, 40)!r}")
-        raise InputError(f"{where}: header of {length} bytes is over the format's limit of {MAX_HEADER}; not a safetensors file")
-    if length + 8 > file.size:
-        raise InputError(f"{where}: header says {length} bytes, the file has {file.size}; truncated, fetch or save it again")
-    header = _parse_json(file.read(8, length), where)
+    header, length = _header(file)
     header.pop("__metadata__", None)
     available = file.size - 8 - length
     entries = {name: _entry(name, entry, where) for name, entry in header.items()}
@@ -83,6 +77,50 @@ def read_header(file: File) -> tuple[dict[str, tuple[str, tuple[int, ...], int]]
     if end < available:
         raise InputError(f"{where}: {available - end} bytes after the last tensor that no header entry names; the file is corrupt")
     return {name: (code, shape, begin) for name, (code, shape, begin, _) in entries.items()}, 8 + length
+
+
+def _header(file: File) -> tuple[dict[str, Any], int]:
+    """Return the header and its length in bytes."""
+    where = printable(file.path)
+    if file.size < 8:
+        raise InputError(f"{where}: {file.size} bytes is too short for a safetensors file; fetch or save it again")
+    length = int.from_bytes(file.read(0, 8), "little")
+    if length > MAX_HEADER:
+        if text := _beginning_of_text(file.read(0, min(file.size, 64))):
+            raise InputError(f"{where}: is a text file, not a safetensors file; it begins with {printable(text, 40)!r}")
+        raise InputError(f"{where}: header of {length} bytes is over the format's limit of {MAX_HEADER}; not a safetensors file")
+    if length + 8 > file.size:
+        raise InputError(f"{where}: header says {length} bytes, the file has {file.size}; truncated, fetch or save it again")
+    return _parse_json(file.read(8, length), where), length
+
+
+def read_metadata(file: File) -> dict[str, str]:
+    """Return the texts that a file holds beside its tensors."""
+    metadata = _header(file)[0].get("__metadata__") or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise InputError(f"{printable(file.path)}: its __metadata__ is not made of texts; the header is corrupt")
+    return metadata
+
+
+def make_header(entries: Sequence[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str], room: int | None = None) -> bytes:
+    """Return what a file begins with: the length of the header, and the header, which is padded to a multiple of 8 bytes.
+
+    Parameters
+    ----------
+    entries : name, dtype (see ``tensor.STORAGE``) and shape of each tensor, in the order of their data, which has no gaps.
+    metadata : texts beside the tensors.
+    room : bytes in all; as many as are needed if None.
+    """
+    described: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, dtype, shape in entries:
+        begin, end = end, end + math.prod(shape) * STORAGE[dtype].itemsize
+        described[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(described, separators=(",", ":")).encode()
+    size = -(-len(text) // 8) * 8 if room is None else room - 8
+    if not len(text) <= size <= MAX_HEADER:
+        raise ValueError(f"a header of {len(text)} bytes does not fit into {min(size, MAX_HEADER)}")
+    return size.to_bytes(8, "little") + text.ljust(size)
 
 
 def _beginning_of_text(start: bytes) -> str:

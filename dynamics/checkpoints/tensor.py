@@ -235,6 +235,8 @@ class Checkpoint:
     adapter : for ``peft-lora``, the adapter to apply to a base; such a checkpoint has no tensors of its own.
     dequantised : number of weights that are dequantised when they are read, by the format they are stored in.
     base_name : of an adapter that was applied to a base, the model that it says it was trained on; empty if it does not say.
+    stored : the checkpoint before weights were dequantised, adapters merged, and codes and buffers left out; of an adapter, its own
+        tensors. None if that is the checkpoint itself.
     """
 
     path: str
@@ -245,6 +247,7 @@ class Checkpoint:
     adapter: Any = field(default=None, repr=False)
     dequantised: dict[str, int] = field(default_factory=dict)
     base_name: str = ""
+    stored: Checkpoint | None = field(default=None, repr=False, compare=False)
 
     @property
     def ties_head(self) -> bool:

@@ -25,9 +25,14 @@ by the number of weights; none is a mean over tensors.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from dynamics.sparsity.comparison import compare, compare_all, last_against_first, row, series, series_dict, table
 from dynamics.sparsity.definitions import RULES
 from dynamics.sparsity.results import SCHEMA, STEPS, Comparison, Row, Step
+
+if TYPE_CHECKING:
+    from dynamics.sparsity.update import Update, apply_update, save_update
 
 __all__ = [
     "RULES",
@@ -36,11 +41,22 @@ __all__ = [
     "Comparison",
     "Row",
     "Step",
+    "Update",
+    "apply_update",
     "compare",
     "compare_all",
     "last_against_first",
     "row",
+    "save_update",
     "series",
     "series_dict",
     "table",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Update", "apply_update", "save_update"):  # a comparison does not need them, and starts faster without
+        from dynamics.sparsity import update
+
+        return getattr(update, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

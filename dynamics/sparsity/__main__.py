@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     options = cluster.parse(build_parser(), argv)
     checkpoints = [] if options.merge else [options.base, options.tuned, *options.more]
-    check_outputs(options, options.merge or checkpoints)
+    check_outputs(options, options.merge or checkpoints, {options.save_update: (".safetensors",)})
+    if options.save_update and options.more:
+        raise InputError("--save-update: is of two checkpoints, not of a series; name BASE and TUNED alone")
     settings = {"rtol": options.rtol, "atol": options.atol, "like": options.paper}
     if options.more:
         checkpoints = sort_series("dynamics.sparsity", checkpoints)
@@ -32,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if cluster.is_asked_for(options):
         from dynamics.sparsity.parts import MEASURE, open_work, result
 
-        if options.hash:
-            raise InputError("--hash: a part does not read whole checkpoints; leave it out of --part and --scheduler")
+        if options.hash or options.save_update:
+            option = "--hash" if options.hash else "--save-update"
+            raise InputError(f"{option}: a part does not read whole checkpoints; leave it out of --part and --scheduler")
         made = cluster.run(options, MEASURE, open_work, checkpoints, settings, result)
         if made is None:  # a part, which is written
             return
@@ -51,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         with reader_may_leave():
             show(comparison, steps)
     _write(options, comparison, steps)
+    if options.save_update:
+        _save_update(options)
     check_complete(incomplete(comparison, steps), options)
 
 
@@ -71,6 +76,23 @@ def _write(options: Any, comparison: Comparison, steps: Sequence[Step]) -> None:
         from dynamics.sparsity.plot import figure
 
         save_figure(figure(comparison, steps), options.figure)
+
+
+def _save_update(options: argparse.Namespace) -> None:
+    """Write the file of ``--save-update``, and report what it holds on stderr."""
+    from dynamics.cli.command import tell
+    from dynamics.cli.outputs import wrote
+    from dynamics.cli.progress import ProgressBar
+    from dynamics.descriptions import plural
+    from dynamics.sparsity.update import save_update
+
+    with ProgressBar("writing the update") as bar:
+        update = save_update(options.base, options.tuned, options.save_update, threads=options.threads, progress=bar)
+    wrote(options.save_update)
+    kinds = {"unchanged": update.unchanged, "sparse": update.sparse, "whole": update.whole, "dropped": update.dropped}
+    parts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
+    sizes = f"{update.size:,} bytes for {update.tuned_size:,} of weights"
+    tell(f"the update: {sizes}; {plural(update.changed, 'element')} changed in their bits; tensors: {parts or 'none'}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -110,10 +132,20 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also write a digest of each checkpoint's weights into the report, of the bytes that are compared (sha256: takes longer)",
     )
+    parser.add_argument(
+        "--save-update",
+        metavar="FILE",
+        help="write what turns BASE into TUNED to FILE (.safetensors); python -m dynamics.sparsity.apply restores TUNED bit by bit",
+    )
     add_allow_partial(parser)
     add_cluster(parser, "tensors")
-    parser.add_argument("--threads", type=_positive, help="number of threads that compare weights (default: one per core)")
+    add_threads(parser, "compare weights")
     return parser
+
+
+def add_threads(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--threads``; ``what`` is done by them."""
+    parser.add_argument("--threads", type=_positive, help=f"number of threads that {what} (default: one per core)")
 
 
 def _positive(text: str) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from dynamics.checkpoints.digests import LEAF, Digester, key, leaves, undefined
-from dynamics.errors import printable
+from dynamics.checkpoints.digests import LEAF, Digester, key, leaves
 
 if TYPE_CHECKING:
     from dynamics.checkpoints import Checkpoint, Tensor
@@ -58,8 +57,5 @@ class Digests:
         self._digester.finish(threads, None if progress is None else lambda done, total: progress(compared + done, compared + total))
 
     def enter(self, comparison: Comparison, base: Checkpoint, tuned: Checkpoint) -> None:
-        """Write the digests of two checkpoints into their comparison, with a note where there is none."""
-        for side, checkpoint in (("base", base), ("tuned", tuned)):
-            comparison.digests[side] = self._digester.digest(checkpoint)
-            if reason := undefined(checkpoint):
-                comparison.notes.append(f"{printable(checkpoint.path)} has no digest: {reason}")
+        """Write the digests of two checkpoints into their comparison."""
+        comparison.digests.update({"base": self._digester.digest(base), "tuned": self._digester.digest(tuned)})

@@ -152,7 +152,7 @@ def _sides(comparison: Comparison) -> list[dict[str, str]]:
             "role": role,
             "path": html.one_line(checkpoint.path),
             "storage": f"{html.one_line(checkpoint.format)}, {text.types(checkpoint.dtypes)}{quantised.stored(checkpoint)}",
-            "digest": comparison.digests.get(role) or "",
+            "digest": comparison.digests.get(role, ""),
         }
         for role, checkpoint in (("base", comparison.base), ("tuned", comparison.tuned))
     ]

@@ -73,8 +73,7 @@ class Row:
 class Comparison:
     """The comparison of two checkpoints. ``rows`` has a row per tensor; ``total``, ``layers`` and ``modules`` are sums over them.
 
-    ``digests`` has the digest of the weights of ``base`` and of ``tuned`` if they were asked for, see ``dynamics.checkpoints.digest``;
-    None where they have none.
+    ``digests`` has the digest of the weights of ``base`` and of ``tuned`` if they were asked for, see ``dynamics.checkpoints.digest``.
     """
 
     base: Checkpoint
@@ -89,7 +88,7 @@ class Comparison:
     atol: float
     like: dict[str, Any] | None = None
     adapters: list[dict[str, Any]] = field(default_factory=list)
-    digests: dict[str, str | None] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
 
     @property
     def tensors(self) -> pd.DataFrame:
@@ -134,7 +133,7 @@ class Comparison:
         rows = [[rule, text, f"{self.total.changed[rule]:,}", percent(self.total.sparsity[rule])] for rule, text in rules.items()]
         return small_table(repr(self).splitlines()[0].strip("<>"), ["rule", "changed if", "changed", "sparsity"], rows)
 
-    def _digest(self, side: str) -> dict[str, str | None]:
+    def _digest(self, side: str) -> dict[str, str]:
         return {"digest": self.digests[side]} if side in self.digests else {}
 
     def to_dict(self) -> dict[str, Any]:

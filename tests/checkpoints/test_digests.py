@@ -81,7 +81,7 @@ def test_a_bit_a_name_a_shape_and_a_dtype_matter(tensors):
     assert of({"w": np.array([0.0])}) != of({"w": np.array([-0.0])})
 
 
-def test_weights_merged_with_an_adapter_have_none(tmp_path):
+def test_what_is_dequantised_merged_or_left_out_counts_as_it_is_stored(tmp_path):
     prefix = "base_model.model.layers.0.q_proj"
     state = {
         f"{prefix}.base_layer.weight": np.ones((4, 4), np.float32),
@@ -90,5 +90,24 @@ def test_weights_merged_with_an_adapter_have_none(tmp_path):
     }
     write_safetensors(tmp_path / "model.safetensors", state)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}))
-    with pytest.raises(InputError, match="has no digest: its weights are merged with an adapter"):
-        of(tmp_path)
+    assert of(tmp_path) == of(state) == defined({name: ("float32", array) for name, array in state.items()})
+    name = "model.layers.0.self_attn.q_proj"
+    codes = {f"{name}.weight": ("F8_E4M3", np.ones((128, 128), np.uint8)), f"{name}.weight_scale_inv": np.ones((1, 1), np.float32)}
+    codes["steps"] = np.arange(3)
+    path = write_safetensors(tmp_path / "quantised.safetensors", codes)
+    assert open_checkpoint(path).dequantised
+    dtypes = ("float8_e4m3fn", "float32", "int64")
+    arrays = (codes[f"{name}.weight"][1], codes[f"{name}.weight_scale_inv"], codes["steps"])
+    assert of(path) == defined(dict(zip(codes, zip(dtypes, arrays, strict=True), strict=True)))
+
+
+def test_an_adapter_that_was_applied_has_none(tmp_path):
+    base = open_checkpoint({"model.layers.0.self_attn.q_proj.weight": np.eye(8, dtype=np.float32)})
+    prefix = "base_model.model.model.layers.0.self_attn.q_proj"
+    factors = {f"{prefix}.lora_A.weight": np.ones((2, 8), np.float32), f"{prefix}.lora_B.weight": np.ones((8, 2), np.float32)}
+    write_safetensors(tmp_path / "adapter_model.safetensors", factors)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}))
+    adapter = open_checkpoint(tmp_path)
+    assert digest(adapter) == of(factors)
+    with pytest.raises(InputError, match="was applied to a base, and has no digest"):
+        digest(adapter.adapter.apply_to_base(base)[0])
