@@ -42,7 +42,7 @@ figures: $(READY)
 	$(BIN)/python -m analyses
 
 figures-smollm2: $(READY) $(MODEL)
-	$(BIN)/python -m analyses precision uncertainty comparison --preset smollm2
+	$(BIN)/python -m analyses precision comparison --preset smollm2
 
 figures-full: $(READY)
 	$(BIN)/python -m analyses comparison --preset full

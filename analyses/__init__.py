@@ -35,12 +35,6 @@ def _precision(request: Request) -> list[Path]:
     return precision.main(request.runs, request.figures, request.force)
 
 
-def _uncertainty(request: Request) -> list[Path]:
-    from analyses import uncertainty
-
-    return uncertainty.main(request.runs, request.figures)
-
-
 def _rewards(request: Request) -> list[Path]:
     from dynamics.train.games import plot_rewards
 
@@ -64,7 +58,6 @@ QUICK = ("rewards", "comparison")
 #: name -> a function that gives the paths of the files it wrote
 ANALYSES: dict[str, Callable[[Request], list[Path]]] = {
     "precision": _precision,
-    "uncertainty": _uncertainty,
     "rewards": _rewards,
     "comparison": _comparison,
     "games": _games,
@@ -72,7 +65,6 @@ ANALYSES: dict[str, Callable[[Request], list[Path]]] = {
 #: name -> the optional packages that it needs
 NEEDS: dict[str, tuple[str, ...]] = {
     "precision": ("torch", "transformers", "safetensors", "gguf"),
-    "uncertainty": ("torch", "transformers", "safetensors"),
     "rewards": (),
     "comparison": ("torch", "transformers", "safetensors"),
     "games": ("torch", "transformers", "safetensors", "trueskillthroughtime"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import pandas as pd
 
 from analyses.presets import BASE_RUN, METHODS
 from dynamics import InputError
+from dynamics.errors import printable
 from dynamics.io import json_lines
 from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import current_metrics
@@ -164,6 +166,18 @@ class Run:
         return self._saved
 
     @cached_property
+    def base_checksum(self) -> str:
+        """Checksum of the base's weights: that in ``run.json``; without one, that of the files of the first checkpoint."""
+        if recorded := (self.document.get("checksums") or {}).get("base"):
+            return str(recorded)
+        digest = hashlib.sha256()
+        for file in sorted(path for path in self.checkpoints[0].iterdir() if path.suffix in (".safetensors", ".bin")):
+            with file.open("rb") as opened:
+                for part in iter(lambda: opened.read(1 << 20), b""):
+                    digest.update(part)
+        return digest.hexdigest()
+
+    @cached_property
     def players(self) -> dict[str, Path]:
         """The last checkpoint of each player of a game by its name, the graded one first; of other methods that of the model, as ``""``."""
         others = {folder.name: _steps(folder) for folder in sorted((self.path / "players").glob("*"))}
@@ -219,6 +233,17 @@ def is_of_base(sample: Mapping[str, Any]) -> bool:
     from dynamics.train import evaluate
 
     return bool(sample["model"] == evaluate.label("base", _temperature(sample)))
+
+
+def token_ids(sample: Mapping[str, Any]) -> tuple[list[int], list[int]] | None:
+    """Return the token ids of the prompt and of the completion of a graded sample; None if they are not recorded, or one is empty."""
+    prompt, completion = sample.get("prompt_ids"), sample.get("completion_ids")
+    if not prompt or not completion:
+        return None
+    for ids in (prompt, completion):
+        if not isinstance(ids, list) or not all(type(token) is int and token >= 0 for token in ids):
+            raise InputError(f"a sample of {printable(sample['problem'], 80)} has token ids that are no whole numbers; restore its file")
+    return prompt, completion
 
 
 def _temperature(sample: Mapping[str, Any]) -> float:
