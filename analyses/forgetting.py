@@ -3,11 +3,12 @@
 Question: how far did the model move on fixed text, and where did its loss increase?
 
 Sampled text changes during training, so a distance over samples mixes a change of the model with a change of the text. Here the text is
-fixed. For the embedded model it consists of new examples from its pre-training distribution: solving tasks, which all methods train, and
-proposing tasks, which SFT and RLVR never train. For other models it is a page of English prose. The figure shows KL(base | tuned) over the
-full vocabulary, averaged over tokens, and the change of the loss.
+fixed. For the bases of the laboratory and the embedded model it consists of new examples from their pre-training distribution: solving
+tasks, which all methods train, and proposing tasks, which SFT and RLVR never train. The laboratory's bases learnt the completions of
+examples only, so their prompts are read and not measured. For other models it is a page of English prose. The figure shows
+KL(base | tuned) over the full vocabulary, averaged over tokens, and the change of the loss.
 
-    python -m analyses.forgetting runs/comparison --out figures        # under a minute for the embedded model
+    python -m analyses.forgetting runs/comparison --out figures        # under a minute for these models
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,6 +26,7 @@ from analyses import analysis
 from analyses.runs import Run, default_settings, with_weights
 from analyses.verdicts import Verdict, seed_count, with_intervals
 from dynamics import InputError, entropy
+from dynamics.descriptions import plural
 from dynamics.presentation import methods, style, ticks
 from dynamics.rollouts.texts import Document
 
@@ -34,18 +35,22 @@ CLAIM = "no claim about this"
 PANELS = {"kl": "KL(base | tuned)", "loss": "change of loss"}
 #: names in titles
 QUANTITIES = {"kl": "KL", "loss": "loss"}
-#: number of pre-training examples of each kind, for the embedded model
+#: number of pre-training examples of each kind
 EXAMPLES = 60
+#: forms of the laboratory's pre-training in which a problem is solved
+SOLVING = ("deduction", "hinted", "abduction", "induction", "transfer")
 #: text for other models
 PROSE = Path(__file__).parent / "data" / "prose.txt"
 
 
 def caption(table: pd.DataFrame) -> str:
     """Describe the figure."""
+    counts = table.groupby("text", sort=False)["tokens"].max()
+    what = "; solving and proposing are new examples of what the base was pre-trained on" if "solving" in counts else ""
     return (
-        f"On fixed text, {', '.join(f'{name} ({count:,} tokens)' for name, count in table.groupby('text')['tokens'].max().items())}; "
-        f"{seed_count(table)} seeds, a dot each; ticks: their mean; bars: 95 % t interval over seeds. float32, temperature 1, full "
-        "vocabulary."
+        f"On fixed text, {', '.join(f'{name} ({count:,.0f} tokens)' for name, count in counts.items())}{what}. "
+        f"{plural(seed_count(table), 'seed')}, a dot each; ticks: their mean; bars: 95 % t interval over seeds. float32, temperature 1, "
+        "full vocabulary."
     )
 
 
@@ -77,36 +82,54 @@ def distances(base: Path, tuned: Path) -> dict[str, dict[str, float]]:
     (base_model, tokenizer), (tuned_model, _) = (entropy.load(str(checkpoint), None, "float32") for checkpoint in (base, tuned))
     means: dict[str, dict[str, float]] = {}
     for kind, texts in fixed_texts(tokenizer).items():
-        documents = [Document(str(number), ids=tuple(ids)) for number, ids in enumerate(texts)]
         # one text per batch: in a larger batch texts are padded, and rounding would depend on the other texts
-        traced = entropy.trace(base_model, tokenizer, documents, against=tuned_model, rank=False, batch_tokens=1)
+        traced = entropy.trace(base_model, tokenizer, texts, against=tuned_model, rank=False, batch_tokens=1)
         if "kl_ab" not in traced.tokens:
             raise InputError(f"{tuned}: {'; '.join(traced.notes)}")
-        predicted = traced.tokens[traced.tokens["position"] > 0]
+        predicted = traced.tokens[(traced.tokens["position"] > 0) & ~traced.tokens["prompt"]]
         loss = predicted["surprisal_b"] - predicted["surprisal"]
         means[kind] = {"kl": float(predicted["kl_ab"].mean()), "loss": float(loss.mean()), "tokens": len(predicted)}
     return means
 
 
-def fixed_texts(tokenizer: Any) -> dict[str, list[list[int]]]:
-    """Return the token ids of the texts, by kind of text."""
+def fixed_texts(tokenizer: Any) -> dict[str, list[Document]]:
+    """Return the texts for a model with this tokenizer, by kind of text. What is not to be measured is marked as prompt."""
+    from dynamics.train.tasks.prompt_formats import language_of
+
+    def document(number: int, prompt: str, text: str, end: bool = True) -> Document:
+        before, after = (tokenizer(part, add_special_tokens=False)["input_ids"] if part else [] for part in (prompt, text))
+        return Document(str(number), ids=(*before, *after, *([tokenizer.eos_token_id] * end)), prompt_tokens=len(before))
+
+    language = language_of(tokenizer)
+    if language == "plain":
+        paragraphs = [part for part in PROSE.read_text(encoding="utf-8").split("\n\n") if part.strip()]
+        return {"prose": [document(number, "", part, end=False) for number, part in enumerate(paragraphs)]}
+    examples = _examples_of_laboratory() if language == "lab" else _examples_of_notation()
+    return {kind: [document(number, *example) for number, example in enumerate(own)] for kind, own in examples.items()}
+
+
+def _examples_of_laboratory() -> dict[str, list[tuple[str, str]]]:
+    """Draw prompts and completions of the pre-training of the laboratory: of all forms in which something is solved, and of proposals."""
+    from dynamics.train.lab.examples import MIX, Rates, example
+    from dynamics.train.rng import stream
+
+    rng = stream(0, "fixed texts of the laboratory")
+    mixes = {"solving": {form: MIX[form] for form in SOLVING}, "proposing": {"propose": 1.0}}
+    return {kind: [example(rng, Rates(), mix)[1:] for _ in range(EXAMPLES)] for kind, mix in mixes.items()}
+
+
+def _examples_of_notation() -> dict[str, list[tuple[str, str]]]:
+    """Draw texts of the pre-training of the embedded model, which learnt the prompts too, with less weight: so they are measured."""
     from dynamics.train import tiny
     from dynamics.train.rng import stream
-    from dynamics.train.tasks.prompt_formats import reads_notation
 
-    def encode(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    if not reads_notation(tokenizer):
-        paragraphs = PROSE.read_text(encoding="utf-8").split("\n\n")
-        return {"prose": [encode(paragraph) for paragraph in paragraphs if paragraph.strip()]}
     rng = stream(0, "fixed texts")
-    examples: dict[str, list[list[int]]] = {"solving": [], "proposing": []}
+    examples: dict[str, list[tuple[str, str]]] = {"solving": [], "proposing": []}
     while any(len(texts) < EXAMPLES for texts in examples.values()):
         prompt, completion = tiny.example(rng)
         kind = "proposing" if prompt.startswith("<P") else "solving"
         if len(examples[kind]) < EXAMPLES:
-            examples[kind].append([*encode(prompt + completion), tokenizer.eos_token_id])
+            examples[kind].append(("", prompt + completion))
     return examples
 
 
@@ -126,8 +149,12 @@ def figure(table: pd.DataFrame) -> Figure:
     texts = list(dict.fromkeys(table["text"]))
     drawing = style.new_figure(style.TWO_COLUMN, 1.0 + 0.3 * table["label"].nunique())
     axes = drawing.subplots(1, 2 * len(texts), sharey=True)
-    for ax, (quantity, text) in zip(np.atleast_1d(axes), [(name, text) for name in PANELS for text in texts], strict=True):
+    for ax, (quantity, text) in zip(axes, [(name, text) for name in PANELS for text in texts], strict=True):
         draw(table, ax, quantity, text)
+    for first in range(0, 2 * len(texts), len(texts)):  # a quantity has one scale on all texts
+        ends = [ax.get_xlim() for ax in axes[first : first + len(texts)]]
+        for ax in axes[first : first + len(texts)]:
+            ax.set_xlim(min(low for low, _ in ends), max(high for _, high in ends))
     return drawing
 
 
