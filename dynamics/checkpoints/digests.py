@@ -101,7 +101,7 @@ class Digester:
         missing = {name: tensor for name, tensor in wanted.items() if name not in self._hashed}
         passing = {key(tensor) for tensor in read} & missing.keys()
         # an empty tensor has no element to add
-        self._running = {name: (hashlib.sha256(), missing[name].numel) for name in passing if missing[name].numel}
+        self._running = {name: (hashlib.sha256(), missing[name].numel, 0) for name in passing if missing[name].numel}
         self._rest = {name: tensor for name, tensor in missing.items() if name not in self._running}
         #: number of weights that are read for their digests alone
         self.left = sum(tensor.numel for tensor in self._rest.values())
@@ -111,11 +111,14 @@ class Digester:
         return key(tensor) in self._running
 
     def add(self, tensor: Tensor, stop: int, found: bytes) -> None:
-        """Add ``leaves`` of elements up to ``stop``, which follow those that were added before."""
+        """Add ``leaves`` of elements up to ``stop``, which follow those that were added before; what was added already is not used."""
         name = key(tensor)
         if name in self._running:
-            running, numel = self._running[name]
+            running, numel, done = self._running[name]
+            if stop <= done:
+                return
             running.update(found)
+            self._running[name] = running, numel, stop
             if stop == numel:
                 self._hashed[name] = running.hexdigest()
                 del self._running[name]

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64, Shaped, UInt8, UInt16
 
 from dynamics.checkpoints.decoding import widen_bfloat16
+from dynamics.checkpoints.digests import key
 from dynamics.checkpoints.matching import Pair
 from dynamics.checkpoints.tensor import Tensor
 from dynamics.io.threads import Progress, cores, in_order
@@ -120,13 +121,13 @@ def accumulate_pairs(
 
     Parameters
     ----------
-    pairs : tensors to compare. Pairs of the same base tensor are compared together, so that it is read once.
+    pairs : tensors to compare, of one size where they share a tensor. Such pairs are compared together, so that each tensor is read once.
     thresholds : of the rules ``rtol`` and ``atol``.
     threads : number of threads; one per core if None.
     progress : called with (weights done, total weights) from this thread.
     chunk : bytes per chunk of the wider side. It does not affect counts, and sums only in their last digits.
     seen : what else is done with the weights while they are in memory.
-    of : indices of the pairs that ``seen`` gets; each takes a further chunk of memory per thread.
+    of : indices of the pairs that ``seen`` gets; each of their tensors takes a chunk of memory per thread.
     """
     threads = threads or cores()
     results: list[DiffStats | None] = [None] * len(pairs)
@@ -150,21 +151,36 @@ def accumulate_pairs(
     return [stats or DiffStats() for stats in results]  # an empty tensor has no part
 
 
-#: indices of the pairs, the pairs, which have the same base tensor, and the range of elements
+#: indices of pairs that share tensors, the pairs, and the range of elements
 Span = tuple[list[int], list[Pair], int, int]
 
 
 def _spans(pairs: Sequence[Pair], chunk: int) -> Iterator[Span]:
-    groups: dict[Hashable, list[int]] = {}
-    for index, pair in enumerate(pairs):
-        base = pair.base
-        same = index if base.source is None else ("source", base.source)
-        groups.setdefault((same, base.shape, base.dtype), []).append(index)
-    for indices in groups.values():
+    for indices in _sharing(pairs):
         members = [pairs[index] for index in indices]
         numel, length = members[0].base.numel, max(_length(pair, chunk) for pair in members)
         for start in range(0, numel, length):
             yield indices, members, start, min(start + length, numel)
+
+
+def _sharing(pairs: Sequence[Pair]) -> list[list[int]]:
+    """Group the indices of pairs that share a tensor on any side, directly or by others: each tensor is in one group, and is read once."""
+    root: dict[Hashable, Hashable] = {}
+
+    def find(name: Hashable) -> Hashable:
+        while root[name] != name:
+            root[name] = name = root[root[name]]
+        return name
+
+    for pair in pairs:
+        names = (key(pair.base), key(pair.tuned))
+        root |= {name: name for name in names if name not in root}
+        base, tuned = map(find, names)
+        root[tuned] = base
+    groups: dict[Hashable, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        groups.setdefault(find(key(pair.base)), []).append(index)
+    return list(groups.values())
 
 
 def _batches(spans: Iterable[Span], chunk: int) -> Iterator[tuple[list[Span]]]:
@@ -187,11 +203,11 @@ def _length(pair: Pair, chunk: int) -> int:
 
 
 class _Worker(threading.local):
-    """Reads and accumulates one span of the pairs of a base tensor, with a pair of buffers per thread."""
+    """Reads and accumulates one span of pairs that share tensors, with a buffer for each tensor per thread."""
 
     def __init__(self, thresholds: Thresholds, chunk: int, seen: Seen | None, of: frozenset[int]):
         self.thresholds, self.chunk, self.seen, self.of = thresholds, chunk, seen, of
-        self.buffers = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
+        self.buffers: list[UInt8[np.ndarray, " size"]] = []
         self.tallies: dict[tuple[str, str], Tally] = {}
 
     def __call__(self, batch: tuple[list[Span]]) -> list[tuple[list[list[DiffStats]], Callable[[], object] | None]]:
@@ -201,23 +217,23 @@ class _Worker(threading.local):
     def _one(self, span: Span) -> tuple[list[list[DiffStats]], Callable[[], object] | None]:
         """Return the statistics of each pair, in parts whose sizes depend on the pair only, and what is to be done in order."""
         indices, pairs, start, stop = span
-        base = pairs[0].base
         results: list[list[DiffStats]] = [[] for _ in pairs]
         wanted = self.seen is not None and not self.of.isdisjoint(indices)
-        widest = max(pair.base.storage.itemsize + pair.tuned.storage.itemsize for pair in pairs)
-        piece = stop - start if wanted else max(kernels.BLOCK, PIECE // widest // kernels.BLOCK * kernels.BLOCK)
-        kept: list[tuple[int, Pair, Shaped[np.ndarray, " n"]]] = []
+        size = max(pair.base.storage.itemsize + pair.tuned.storage.itemsize for pair in pairs)
+        piece = stop - start if wanted else max(kernels.BLOCK, PIECE // size // kernels.BLOCK * kernels.BLOCK)
+        kept: dict[Hashable, Chunk] = {}
         for first in range(start, stop, piece):
             last = min(first + piece, stop)
-            a = self._stored(base, first, last, 0)
+            here: dict[Hashable, Shaped[np.ndarray, " n"]] = {}
             for index, pair, parts in zip(indices, pairs, results, strict=True):
-                b = pair.tuned.beside(base, a, first)
-                own = b is not None
-                b = self._stored(pair.tuned, first, last, 1) if b is None else b
+                a = self._stored(pair.base, first, last, here)
+                b = pair.tuned.beside(pair.base, a, first)
+                b = self._stored(pair.tuned, first, last, here) if b is None else b
                 self._add(parts, pair, a, b, first - start)
                 if wanted and index in self.of:
-                    kept.append((index, pair, b if own else b.copy()))
-        return results, self.seen(Chunk(start, stop, a, kept)) if self.seen is not None and kept else None
+                    kept.setdefault(key(pair.base), Chunk(start, stop, a, [])).tuned.append((index, pair, b))
+        steps = [self.seen(chunk) for chunk in kept.values()] if self.seen is not None else []
+        return results, (lambda: [step() for step in steps]) if steps else None
 
     def _add(self, parts: list[DiffStats], pair: Pair, a: Shaped[np.ndarray, " n"], b: Shaped[np.ndarray, " n"], offset: int) -> None:
         """Add elements that begin ``offset`` elements after the span to the parts of a pair."""
@@ -234,11 +250,17 @@ class _Worker(threading.local):
             self.tallies[dtypes].add(parts[-1], x, x if b is a else b[at:end])
             at = end
 
-    def _stored(self, tensor: Tensor, start: int, stop: int, which: int) -> Shaped[np.ndarray, " n"]:
-        size = (stop - start) * tensor.storage.itemsize
-        if self.buffers[which].size < size:
-            self.buffers[which] = aligned(size)
-        return tensor.read(start, stop, self.buffers[which][:size].view(tensor.storage))
+    def _stored(self, tensor: Tensor, start: int, stop: int, here: dict[Hashable, Shaped[np.ndarray, " n"]]) -> Shaped[np.ndarray, " n"]:
+        """Read elements of a tensor, unless they are ``here``."""
+        name = key(tensor)
+        if name not in here:
+            which, size = len(here), (stop - start) * tensor.storage.itemsize
+            if which == len(self.buffers):
+                self.buffers.append(np.empty(0, np.uint8))
+            if self.buffers[which].size < size:
+                self.buffers[which] = aligned(size)
+            here[name] = tensor.read(start, stop, self.buffers[which][:size].view(tensor.storage))
+        return here[name]
 
 
 def aligned(size: int) -> UInt8[np.ndarray, " size"]:

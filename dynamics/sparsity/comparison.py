@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,6 @@ def compare_all(
     seen: Seen | None = None,
     of: Collection[int] = (),
     digest: bool = False,
-    hashed: dict[Hashable, str] | None = None,
 ) -> list[Comparison]:
     """Compare several checkpoints with one base, in one pass over all files: the base is read once.
 
@@ -84,22 +83,40 @@ def compare_all(
     tuned : the other checkpoints, each as for ``compare``.
     seen, of : what else is done with the weights while they are in memory, for the checkpoints with these indices; see
         ``accumulate.Chunk``.
-    hashed : what is known of tensors for their digests, from other comparisons; what is found is added.
 
     Returns
     -------
     The comparison that ``compare`` makes of each, in order.
     """
+    before, opened = open_base(base), [open_checkpoint(source) for source in tuned]
+    jobs = [(before, other) for other in opened]
+    comparisons = _compare_jobs(jobs, rtol, atol, like, threads, progress, digest, seen, of)
+    for source, comparison in zip(tuned, comparisons, strict=True):
+        comparison.notes.extend(repeated([base, source]))
+    return comparisons
+
+
+def _compare_jobs(
+    jobs: Sequence[tuple[Checkpoint, Checkpoint]],
+    rtol: float,
+    atol: float,
+    like: str | None,
+    threads: int | None,
+    progress: Progress | None,
+    digest: bool,
+    seen: Seen | None = None,
+    of: Collection[int] = (),
+) -> list[Comparison]:
+    """Compare pairs of checkpoints in one pass in which every tensor is read once; see ``compare_all``."""
     from dynamics.sparsity.accumulate import accumulate_pairs
     from dynamics.sparsity.hashing import Digests
 
     thresholds = thresholds_of(rtol, atol, like)
-    before, opened = open_base(base), [open_checkpoint(source) for source in tuned]
-    matched = [match_applied(before, other) for other in opened]
+    matched = [match_applied(before, other) for before, other in jobs]
     numbers = [number for number, (*_, match) in enumerate(matched) for _ in match.pairs]
     pairs_of_all = [pair for *_, match in matched for pair in match.pairs]
     wanted = {index for index, number in enumerate(numbers) if number in of}
-    digests = Digests([before, *opened], pairs_of_all, {} if hashed is None else hashed) if digest else None
+    digests = Digests([side for job in jobs for side in job], pairs_of_all, {}) if digest else None
 
     def seen_by_all(chunk: Chunk) -> Callable[[], object]:
         of_checkpoints = [(numbers[index], pair, stored) for index, pair, stored in chunk.tuned if index in wanted]
@@ -119,12 +136,11 @@ def compare_all(
         digests.finish(threads)
     stats = iter(made)
     comparisons = []
-    for source, other, (after, adapters, match) in zip(tuned, opened, matched, strict=True):
+    for (before, other), (after, adapters, match) in zip(jobs, matched, strict=True):
         pairs = [(pair, next(stats)) for pair in match.pairs]
         comparison = from_statistics(before, after, match, pairs, adapters, rtol, atol, like)
         if digests is not None:
             digests.enter(comparison, before, other)
-        comparison.notes.extend(repeated([base, source]))
         comparisons.append(comparison)
     return comparisons
 
@@ -248,7 +264,7 @@ def series(
     progress: Progress | None = None,
     digest: bool = False,
 ) -> list[Step]:
-    """Compare each checkpoint with the first, then each with its predecessor.
+    """Compare each checkpoint with the first, and each with its predecessor, in one pass in which every file is read once.
 
     Parameters
     ----------
@@ -266,17 +282,10 @@ def series(
     ordered = natural_order(paths) if len(paths) == len(sources) > 2 else sources
     opened = [open_checkpoint(source) for source in ordered]
     pairs = pairs_of_series(opened)
-    comparisons: dict[tuple[int, int], Comparison] = {}
-    hashed: dict[Hashable, str] = {}
-    for start, end, before, after in pairs:
-
-        def report(count: int, of: int, number: int = len(comparisons)) -> None:
-            if progress:
-                progress(number * of + count, of * len(pairs))
-
-        [comparisons[start, end]] = compare_all(
-            before, [after], rtol=rtol, atol=atol, like=like, threads=threads, progress=report, digest=digest, hashed=hashed
-        )
+    made = _compare_jobs([(before, after) for _, _, before, after in pairs], rtol, atol, like, threads, progress, digest)
+    comparisons = {(start, end): comparison for (start, end, *_), comparison in zip(pairs, made, strict=True)}
+    for (_, _, before, after), comparison in zip(pairs, made, strict=True):
+        comparison.notes.extend(repeated([before, after]))
     return steps_of(comparisons, [checkpoint.path for checkpoint in opened], repeated(ordered))
 
 
