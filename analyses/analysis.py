@@ -65,17 +65,18 @@ TITLE_DENSITY = 11.5
 def sampled(runs: Sequence[Run], table: pd.DataFrame) -> str:
     """Say what the runs of a table are a sample of: how many seeds, and whether they share a base."""
     known = set(table["seed"].dropna()) if "seed" in table else set()
-    bases: dict[int, set[str]] = {}
+    bases: dict[tuple[int, str], set[str]] = {}  # rounding to the dtype of the masters makes other weights of the same base
     for run in runs:
         if not known or run.seed in known:
-            bases.setdefault(run.seed, set()).add(run.base_checksum)
-    if len(bases) == 1:
+            bases.setdefault((run.seed, str(run.document.get("master_dtype"))), set()).add(run.base_checksum)
+    seeds, dtypes = ({each[place] for each in bases} for place in (0, 1))
+    if len(seeds) == 1:
         return "one seed"
     different = set().union(*bases.values())
     one_each = all(len(own) == 1 for own in bases.values()) and "" not in different
-    if one_each and len(different) == 1:
-        return f"{len(bases)} seeds, one base"
-    return f"{len(bases)} seeds, each with its own base" if one_each and len(different) == len(bases) else f"{len(bases)} seeds"
+    if one_each and len(different) == len(dtypes):
+        return f"{len(seeds)} seeds, one base"
+    return f"{len(seeds)} seeds, each with its own base" if one_each and len(different) == len(bases) else f"{len(seeds)} seeds"
 
 
 def entitle(figure: Figure, text: str, sample: str, note: str = "") -> None:

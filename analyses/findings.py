@@ -21,6 +21,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analyses.claims import NOT_MEASURED, needs
+from analyses.confound import spreads
 from analyses.verdicts import FAILS, HOLDS, OPEN, over_seeds
 from dynamics import InputError
 from dynamics.cli import command, outputs
@@ -49,7 +50,7 @@ class Tables:
     """
 
     #: methods that templates call
-    FUNCTIONS = ("rows", "row", "claim", "verdicts", "gain_of", "greedy", "mean_of")
+    FUNCTIONS = ("rows", "row", "claim", "verdicts", "gain_of", "greedy", "mean_of", "bf16", "spread", "explained")
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -96,6 +97,19 @@ class Tables:
         if len({row["seed"] for row in found}) != len(found):
             raise InputError(f"{self._folder / table}.csv: several rows of a seed have {wanted}; a page of findings needs one")
         return {"value": value, "low": low, "high": high, "seeds": len(found)}
+
+    def bf16(self, label: str) -> dict[str, Any]:
+        """Return the mean share of unchanged weights of a label by the rule ``bf16``, with Student's interval over seeds."""
+        return self.mean_of("update_sparsity", part="total", label=label, rule="bf16")
+
+    def explained(self, outcome: str, factor: str) -> float:
+        """Return the share of the variance of an outcome that a factor explains."""
+        return float(self.row("variance", part="factor", outcome=outcome, factor=factor)["share"])
+
+    def spread(self, rule: str) -> dict[str, Any]:
+        """Return how far methods at one setting, and settings of one method, differ in sparsity by a rule."""
+        (found,) = [row for row in spreads(self._read("confound")) if row["rule"] == rule]
+        return found
 
     def verdicts(self, study: str = "laboratory") -> dict[str, str]:
         """Return the verdict of each claim of a study."""
@@ -197,7 +211,7 @@ def sure(row: Row) -> str:
     """Say how sure the verdict of a row is: seeds, p by Holm, and what a decision would take where there is none."""
     if row["verdict"] == NOT_MEASURED:
         return f"not measured: {row['reason']}"
-    words = f"{row['verdict']} ({row['seeds']:.0f} seeds, p = {row['p_holm']:.2g} by Holm)"
+    words = f"{row['verdict']}, p = {row['p_holm']:.2g} by Holm with {row['seeds']:.0f} seeds"
     return f"{words}; {power(row)}" if row["verdict"] == OPEN else words
 
 
@@ -217,7 +231,6 @@ FILTERS: dict[str, Callable[..., str]] = {
     "percents": percents,
     "plain": plain,
     "exponent": style.exponent,
-    "effect_neg": lambda row, digits=3: effect({"effect": -row["effect"], "low": -row["high"], "high": -row["low"]}, digits),
     "sure": sure,
     "in_words": lambda verdict: SURE[verdict],
 }

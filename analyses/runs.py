@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -164,18 +163,6 @@ class Run:
         if not self.has_weights:
             raise InputError(f"{self.path / 'checkpoints'}: needs the base as step_000000 and a later checkpoint")
         return self._saved
-
-    @cached_property
-    def base_checksum(self) -> str:
-        """Checksum of the base's weights: that in ``run.json``; without one, that of the files of the first checkpoint."""
-        if recorded := (self.document.get("checksums") or {}).get("base"):
-            return str(recorded)
-        digest = hashlib.sha256()
-        for file in sorted(path for path in self.checkpoints[0].iterdir() if path.suffix in (".safetensors", ".bin")):
-            with file.open("rb") as opened:
-                for part in iter(lambda: opened.read(1 << 20), b""):
-                    digest.update(part)
-        return digest.hexdigest()
 
     @cached_property
     def players(self) -> dict[str, Path]:
@@ -380,6 +367,15 @@ def _usual_settings(runs: Sequence[Run]) -> dict[str, Any]:
             candidates = evaluated or values
             usual[name] = default if not evaluated and default in values else max(candidates, key=candidates.count)
     return usual
+
+
+def same_base(first: Run, second: Run) -> bool:
+    """Whether two runs with weights began with the same ones: by their checksums; where one was not recorded, the weights are compared."""
+    from dynamics import sparsity
+
+    if first.base_checksum and second.base_checksum:
+        return first.base_checksum == second.base_checksum
+    return sparsity.compare(first.checkpoints[0], second.checkpoints[0]).total.sparsity["exact"] == 1.0
 
 
 def default_settings(runs: Sequence[Run]) -> list[Run]:

@@ -322,5 +322,7 @@ def summary(rows: pd.DataFrame) -> str:
     """Count the claims of a table of ``claims.table`` by verdict, in words."""
     verdicts = rows.drop_duplicates("claim")["claim_verdict"]
     holds, fails, inconclusive = (int((verdicts == verdict).sum()) for verdict in (HOLDS, FAILS, OPEN))
+    if not holds + fails:
+        return f"Of {plural(len(verdicts), 'claim')} fixed in advance none is decided by these seeds"
     parts = (plural(holds, HOLDS, "hold"), plural(fails, FAILS, "do not hold"), plural(inconclusive, f"is {OPEN}", f"are {OPEN}"))
     return f"Of {plural(len(verdicts), 'claim')} fixed in advance {', '.join(parts[:2])} and {parts[2]}"

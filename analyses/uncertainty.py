@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from analyses import analysis
 from analyses.pass_at_k import BASE as BASE_SAMPLES
-from analyses.runs import Run, default_settings, token_ids, with_weights
+from analyses.runs import Run, default_settings, same_base, token_ids, with_weights
 from analyses.verdicts import Verdict, seed_count, with_intervals
 from dynamics import InputError, entropy
 from dynamics.descriptions import plural
@@ -120,7 +120,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _rollouts(runs: Sequence[Run]) -> list[Document]:
     """Return the rollouts of the base of a seed: one sample at temperature 1 of each chosen problem."""
-    if len({run.base_checksum for run in runs}) > 1:
+    if not all(same_base(runs[0], run) for run in runs[1:]):
         names = ", ".join(run.path.name for run in runs)
         raise InputError(f"{names}: runs of seed {runs[0].seed} start from different bases; compare those of one base at a time")
     for run in runs:
@@ -143,7 +143,7 @@ def _another_base(run: Run, by_seed: dict[int, list[Run]]) -> Path | None:
     seeds = sorted(by_seed)
     place = seeds.index(run.seed)
     others = [by_seed[seed][0] for seed in (*seeds[place + 1 :], *seeds[:place])]
-    return next((other.checkpoints[0] for other in others if other.base_checksum != run.base_checksum), None)
+    return next((other.checkpoints[0] for other in others if not same_base(other, run)), None)
 
 
 def _rows(runs: Sequence[Run], texts: Sequence[Document], another: Path | None, shown: bool) -> Iterator[dict[str, Any]]:
@@ -252,7 +252,7 @@ def figure(table: pd.DataFrame) -> Figure:
     """Draw the figure."""
     kinds = table.loc[table["part"] == "kind", "kind"].nunique()
     drawing = style.new_figure(style.TWO_COLUMN, 3.1 + max(1.9, 0.24 * kinds))
-    mosaic = [["along", "along"], ["kinds", "change"] if kinds else ["change", "change"]]
+    mosaic: list[Any] = [["along", "along"], ["kinds", "change"] if kinds else ["change", "change"]]
     axes: Any = drawing.subplot_mosaic(mosaic, height_ratios=[1, max(1.5, 0.17 * kinds)])
     along(table, axes["along"])
     if kinds:

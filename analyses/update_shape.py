@@ -23,9 +23,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import analysis
-from analyses.runs import Run, default_settings, lowest_lr, with_weights
+from analyses.runs import Run, default_settings, lowest_lr, same_base, with_weights
 from analyses.verdicts import Verdict, with_intervals
-from dynamics import InputError, overlap, sparsity, spectra
+from dynamics import InputError, overlap, spectra
 from dynamics.presentation import methods, style, ticks
 
 TITLE = "Overlap and shape of the updates"
@@ -125,22 +125,15 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def by_base(runs: Sequence[Run]) -> list[list[Run]]:
-    """Group runs by the weights that they began with: by their checksums; where one was not recorded, the weights are compared."""
+    """Group runs by the weights that they began with."""
     groups: list[list[Run]] = []
     for run in runs:
-        group = next((group for group in groups if _same_base(group[0], run)), None)
+        group = next((group for group in groups if same_base(group[0], run)), None)
         if group is None:
             groups.append([run])
         else:
             group.append(run)
     return groups
-
-
-def _same_base(first: Run, second: Run) -> bool:
-    if first.base_checksum and second.base_checksum:
-        return first.base_checksum == second.base_checksum
-    bases = (first.checkpoints[0], second.checkpoints[0])
-    return sparsity.compare(*bases).total.sparsity["exact"] == 1.0
 
 
 def _pairs(runs: Sequence[Run]) -> list[dict[str, object]]:

@@ -174,3 +174,9 @@ def test_the_title_says_what_the_runs_are_a_sample_of() -> None:
     assert sampled("a", "b", "c") == "3 seeds, each with its own base"
     assert sampled("a", None) == "2 seeds"
     assert sampled("a", "b", "a") == "3 seeds"
+    grid = [
+        runs.Run(Path("run"), {"seed": seed, "master_dtype": dtype, "checksums": {"base": f"{seed} in {dtype}"}})
+        for seed in (0, 1)
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert analysis.sampled(grid, pd.DataFrame()) == "2 seeds, each with its own base"  # rounded to the dtype of the masters
