@@ -17,6 +17,7 @@ from dynamics.io.paths import choose_checkpoint, choose_run, no_such_path, run_f
 from dynamics.rope import LengthRule, RotaryState, length_rule
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from transformers import PreTrainedModel
 
@@ -65,8 +66,8 @@ class Head:
 
     @property
     def rows(self) -> int:
-        """Rows of the vocabulary per chunk, so that their weights in float32 take at most ``BYTES``."""
-        return max(256, min(self.size, 8192, BYTES // (4 * self.weight.shape[1])))
+        """Rows of the vocabulary per chunk: few, so that logits stay in the cache, and weights in float32 that take at most ``BYTES``."""
+        return max(256, min(self.size, 1024, BYTES // (4 * self.weight.shape[1])))
 
     @property
     def tokens(self) -> int:
@@ -97,11 +98,7 @@ class Head:
         torch.matmul(hidden, self.weight[start:stop].to(hidden.device).float().T, out=logits)
         if self.bias is not None:
             logits += self.bias[start:stop].to(hidden.device).float()
-        if self.scale != 1.0:
-            logits *= self.scale
-        if self.softcap:
-            logits.div_(self.softcap).tanh_().mul_(self.softcap)
-        return logits
+        return self._finished(logits)
 
     def buffer(self, hidden: torch.Tensor) -> torch.Tensor:
         """Allocate memory for the logits of any chunk of the tokens and any range of the vocabulary."""
@@ -109,20 +106,42 @@ class Head:
 
         return torch.empty(min(len(hidden), self.tokens) * min(self.rows, self.size), device=hidden.device)
 
-    def top(self, hidden: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the ``count`` largest logits of each token and their token ids, (tokens, count) each."""
+    def single(self, hidden: torch.Tensor, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Compute the logit of one token for each hidden state, by a product of its own.
+
+        Parameters
+        ----------
+        hidden : (tokens, width) float32.
+        ids : (tokens,) token ids; token 0 is taken for negative ones.
+
+        Returns
+        -------
+        (tokens,) float32 logits; and (tokens,) sizes of what was added up, to which their rounding is proportional.
+        """
         import torch
 
-        values, ids = [], []
-        for first in range(0, max(1, len(hidden)), self.tokens):  # no tokens give no rows
-            piece = hidden[first : first + self.tokens]
-            best = [self(piece, start, stop).topk(min(count, stop - start)) for start, stop in self.stretches()]
-            logits = torch.cat([part.values for part in best], 1)
-            tokens = torch.cat([part.indices + start for part, (start, _) in zip(best, self.stretches(), strict=True)], 1)
-            largest = logits.topk(min(count, logits.shape[1]))
-            values.append(largest.values)
-            ids.append(tokens.gather(1, largest.indices))
-        return torch.cat(values), torch.cat(ids)
+        chosen = torch.from_numpy(ids).clamp(min=0).to(self.weight.device)
+        count = max(1, BYTES // (4 * hidden.shape[1]))
+        logits, sizes = [], []
+        for begin in range(0, max(1, len(hidden)), count):  # no tokens give no logits
+            piece = hidden[begin : begin + count]
+            weight = self.weight[chosen[begin : begin + count]].to(hidden.device).float()
+            logit = (piece * weight).sum(-1)
+            size = piece.norm(dim=-1) * weight.norm(dim=-1)
+            if self.bias is not None:
+                bias = self.bias[chosen[begin : begin + count]].to(hidden.device).float()
+                logit, size = logit + bias, size + bias.abs()
+            logits.append(self._finished(logit))
+            sizes.append(size * abs(self.scale))
+        return torch.cat(logits).cpu().numpy(), torch.cat(sizes).cpu().numpy()
+
+    def _finished(self, logits: torch.Tensor) -> torch.Tensor:
+        """Scale and cap logits in place."""
+        if self.scale != 1.0:
+            logits *= self.scale
+        if self.softcap:
+            logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        return logits
 
 
 @dataclass

@@ -33,8 +33,8 @@ _C2, _C3, _C4, _C5 = 0.4999999999966425, 0.1666666666726521, 0.04166666696227091
 _C6, _C7, _C8, _C9 = 0.001388881114054939, 0.00019841539057455706, 2.4880811649877854e-05, 2.7493081391409137e-06
 #: columns of a row of sums
 MAX, SUM_EXP, SUM_X_EXP, SUM_X2_EXP = range(4)
-#: logits whose largest is looked for at once; counts within a block fit into 16 bits
-BLOCK = 1024
+#: logits that are compared at once, so that counts fit into 16 bits; and when the largest are looked for
+BLOCK, FEW = 1024, 64
 _SIGNED: dict[int, Any] = {16: np.int16, 32: np.int32, 64: np.int64}
 
 
@@ -83,59 +83,39 @@ def _compiled_limit(bits):
 
 
 @compiled
-def _extremes_of_block(row, limit):
-    """Return the smallest and the largest key of a block, and how many keys are above ``limit``."""
+def _extremes(row, low, high):
+    """Return the smallest and the largest key of a block, and how many are above ``low`` and above ``high``."""
     wide_vectors()
     smallest = _key(row[0])
     largest = smallest
-    above = np.uint16(0)
+    above_low = np.uint16(0)
+    above_high = np.uint16(0)
     for i in range(row.size):
         key = _key(row[i])
         smallest = min(smallest, key)
         largest = max(largest, key)
-        above = np.uint16(above + np.uint16(key > limit))
-    return smallest, largest, np.int64(above)
-
-
-@compiled
-def _extremes(row, limit):
-    """Return the smallest and the largest logit, the index of the largest, and how many keys are above ``limit``.
-
-    If any logit is NaN or +inf, the largest is NaN.
-    """
-    wide_vectors()
-    smallest, largest, above = _extremes_of_block(row[:BLOCK], limit)
-    begin = 0
-    for start in range(BLOCK, row.size, BLOCK):
-        low, high, more = _extremes_of_block(row[start : start + BLOCK], limit)
-        above += more
-        smallest = min(smallest, low)
-        if high > largest:
-            largest = high
-            begin = start
-    index = begin
-    while _key(row[index]) != largest:
-        index += 1
-    low = _value(_key(smallest))
-    high = _value(row[index])
-    return low, high if low >= -np.inf and high < np.inf else np.nan, index, above
+        above_low = np.uint16(above_low + np.uint16(key > low))
+        above_high = np.uint16(above_high + np.uint16(key > high))
+    return smallest, largest, np.int64(above_low), np.int64(above_high)
 
 
 @compiled
 def _sums(row, largest, inverse):
-    """Compute s, t and u over a part of a row that excludes the largest entry, if all x are at least FLOOR."""
+    """Compute s, t and u of a row with this largest logit, if all x are at least FLOOR."""
     wide_vectors()
     s = 0.0
     t = 0.0
     u = 0.0
+    equal = -1  # entries as large as the largest: they are counted apart from the others, whose sum may be tiny
     for i in range(row.size):
         x = (_value(row[i]) - largest) * inverse
         e = _exp(x)
         xe = x * e
-        s += e
+        s += e if x < 0.0 else 0.0
+        equal += np.int64(x == 0.0)
         t += xe
         u += x * xe
-    return s, t, u
+    return s + equal, t, u
 
 
 @compiled
@@ -145,6 +125,7 @@ def _deep_sums(row, largest, inverse):
     s = 0.0
     t = 0.0
     u = 0.0
+    equal = -1  # entries as large as the largest: they are counted apart from the others, whose sum may be tiny
     for i in range(row.size):
         x = (_value(row[i]) - largest) * inverse
         inside = x >= FLOOR
@@ -152,53 +133,102 @@ def _deep_sums(row, largest, inverse):
         e = _exp(x)
         e = e if inside else 0.0
         xe = x * e
-        s += e
+        s += e if x < 0.0 else 0.0
+        equal += np.int64(x == 0.0)
         t += xe
         u += x * xe
-    return s, t, u
+    return s + equal, t, u
 
 
 @compiled
-def summarise(logits, inverse, limits, out, above):
-    """Summarise each row of logits.
+def _keep_near(block, low, high, near, count):
+    """Append to ``near`` the keys of a block above ``low`` and not above ``high``; return the new ``count``, also of those without room."""
+    for i in range(block.size):
+        key = _key(block[i])
+        if key > low and not key > high:
+            if count < near.size:
+                near[count] = key
+            count += 1
+    return count
+
+
+@compiled
+def _keep_best(block, first, keys, ids):
+    """Insert the keys of a block, whose first id is ``first``, into the largest ``keys``, in descending order, and their ``ids``."""
+    wide_vectors()
+    for start in range(0, block.size, FEW):
+        some = block[start : start + FEW]
+        if not _any_above(some, keys[-1]):
+            continue
+        for i in range(some.size):
+            key = _key(some[i])
+            if key > keys[-1]:
+                place = keys.size - 1
+                while place > 0 and key > keys[place - 1]:
+                    keys[place] = keys[place - 1]
+                    ids[place] = ids[place - 1]
+                    place -= 1
+                keys[place] = key
+                ids[place] = first + start + i
+
+
+@compiled
+def _any_above(row, limit):
+    """Tell whether a key is above ``limit``."""
+    wide_vectors()
+    largest = limit
+    for i in range(row.size):
+        largest = max(largest, _key(row[i]))
+    return largest > limit
+
+
+@compiled
+def summarise(logits, inverse, low, high, out, above, near, near_counts, first, best, best_ids):
+    """Summarise each row of logits, or of a part of the vocabulary.
 
     Parameters
     ----------
     logits : (rows, vocabulary) bits.
     inverse : (rows,) float64, 1 / T.
-    limits : (rows,) bits of the logit that others are compared with.
+    low, high : (rows,) bits of logits between which lies a logit that others are compared with; the same if it is known.
     out : (rows, 4) float64 that gets max, s, t, u.
-    above : (rows,) int64, to which is added how many logits are above the limit.
+    above : (rows,) int64, to which is added how many logits are above ``high``.
+    near, near_counts : (rows, room) keys of logits above ``low`` and not above ``high``, and (rows,) how many there are, to which those
+        of this part are added. If there are more than there is room for, the rest is only counted.
+    first : id of the first column.
+    best, best_ids : (rows, count) largest keys in descending order, and ids, which are replaced where this part has larger ones.
     """
     wide_vectors()
     for i in range(logits.shape[0]):
         row = logits[i]
-        smallest, largest, index, count = _extremes(row, _limit(limits[i]))
-        out[i, MAX] = largest
-        above[i] += count
-        if np.isnan(largest) or largest == -np.inf:
-            out[i, SUM_EXP : SUM_X2_EXP + 1] = np.nan if np.isnan(largest) else 0.0
-            continue
-        if (smallest - largest) * inverse[i] >= FLOOR:
-            s, t, u = _sums(row[:index], largest, inverse[i])
-            more = _sums(row[index + 1 :], largest, inverse[i])
-        else:
-            s, t, u = _deep_sums(row[:index], largest, inverse[i])
-            more = _deep_sums(row[index + 1 :], largest, inverse[i])
-        out[i, SUM_EXP] = s + more[0]
-        out[i, SUM_X_EXP] = t + more[1]
-        out[i, SUM_X2_EXP] = u + more[2]
-
-
-@compiled
-def count_above(logits, limits, above):
-    """Add to ``above`` how many logits of each row of bits are above its entry of ``limits``; see ``summarise``."""
-    wide_vectors()
-    for i in range(logits.shape[0]):
-        row = logits[i]
-        limit = _limit(limits[i])
+        lower = _limit(low[i])
+        upper = _limit(high[i])
+        smallest = _key(row[0])
+        largest = smallest
         for start in range(0, row.size, BLOCK):
-            above[i] += _extremes_of_block(row[start : start + BLOCK], limit)[2]
+            block = row[start : start + BLOCK]
+            least, most, above_low, above_high = _extremes(block, lower, upper)
+            smallest = min(smallest, least)
+            largest = max(largest, most)
+            above[i] += above_high
+            if above_low != above_high:
+                near_counts[i] = _keep_near(block, lower, upper, near[i], near_counts[i])
+            if best.shape[1] > 0 and most > best[i, -1]:
+                _keep_best(block, first + start, best[i], best_ids[i])
+        bottom = _value(_key(smallest))
+        top = _value(_key(largest))
+        broken = not (bottom >= -np.inf and top < np.inf)  # NaN or +inf
+        out[i, MAX] = np.nan if broken else top
+        if broken or top == -np.inf:
+            out[i, SUM_EXP : SUM_X2_EXP + 1] = np.nan if broken else 0.0
+            continue
+        if (bottom - top) * inverse[i] >= FLOOR:
+            s, t, u = _sums(row, top, inverse[i])
+        else:
+            s, t, u = _deep_sums(row, top, inverse[i])
+        out[i, SUM_EXP] = s
+        out[i, SUM_X_EXP] = t
+        out[i, SUM_X2_EXP] = u
 
 
 @compiled

@@ -11,7 +11,6 @@ Float64 sums do not remove the rounding of the model itself: a forward pass in b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from dynamics._moved import moved_names
-from dynamics.entropy.moments import ROWS, SoftmaxMoments, count_above, merge_moments, moments_and_counts, on_threads, softmax_moments
+from dynamics.entropy.moments import ROWS, Columns, Counts, on_threads, softmax_moments
+from dynamics.entropy.pieces import Pieces, tensor_moments
 from dynamics.errors import InputError
 from dynamics.models import Head
 
@@ -31,8 +31,6 @@ __getattr__ = moved_names(__name__)
 
 #: a numpy array, or a torch tensor if a tensor was given; torch is optional, so the type cannot be named at import time
 Array = Any
-#: entropy, varentropy, logsumexp, surprisal and rank, (rows,) each; the last two None without targets
-Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,8 @@ class TokenStats:
     logsumexp : log of the sum of exp(logits / T).
     surprisal : -log p of the target, in nats; None without targets.
     rank : 1 + number of tokens more likely than the target, so ties share the better rank; int64. None without targets.
+    top_ids, top_logits : the most likely tokens in descending order, and their logits before division by the temperature; a further axis.
+        None unless requested.
     """
 
     entropy: Array
@@ -53,6 +53,8 @@ class TokenStats:
     logsumexp: Array
     surprisal: Array | None = None
     rank: Array | None = None
+    top_ids: Array | None = None
+    top_logits: Array | None = None
 
 
 def from_logits(logits: Array, temperature: Any = 1.0, targets: Array | None = None, threads: int | None = None) -> TokenStats:
@@ -126,24 +128,10 @@ def _measure_rows(
     threads: int | None,
 ) -> Columns:
     if targets is None:
-        moments = softmax_moments(rows, temperatures, threads)
-        return moments.entropy, moments.varentropy, moments.logsumexp, None, None
+        return Columns.of(softmax_moments(rows, temperatures, threads))
     logits = np.take_along_axis(rows, np.maximum(targets, 0)[:, None], 1)[:, 0].astype(float)
-    target_logits = np.where(targets >= 0, logits, np.nan)
-    moments, above = moments_and_counts(rows, temperatures, target_logits, threads)
-    return _with_targets(moments, targets, target_logits, above)
-
-
-def _with_targets(
-    moments: SoftmaxMoments,
-    targets: Int[np.ndarray, " rows"],
-    target_logits: Float[np.ndarray, " rows"],
-    above: Int[np.ndarray, " rows"] | None,
-) -> Columns:
-    """Return the five columns; ``above`` is the number of logits above that of the target, or None for no rank."""
-    rank = None if above is None else np.where((targets >= 0) & np.isfinite(moments.max), above + 1, 0)
-    surprisal = np.where(targets >= 0, moments.surprisal(target_logits), np.nan)
-    return moments.entropy, moments.varentropy, moments.logsumexp, surprisal, rank
+    counts = Counts.above_known(np.where(targets >= 0, logits, np.nan))
+    return Columns.of(softmax_moments(rows, temperatures, threads, counts), targets, counts.low, counts.above)
 
 
 def _from_torch(logits: torch.Tensor, temperature: Any, targets: Array | None, threads: int | None) -> TokenStats:
@@ -162,80 +150,34 @@ def _from_torch(logits: torch.Tensor, temperature: Any, targets: Array | None, t
         piece = slice(start, start + 16 * ROWS)
         rows = flat[piece].detach()
         if ids is None:
-            moments, _ = tensor_moments(rows, temperatures[piece], None, threads)
-            parts.append((moments.entropy, moments.varentropy, moments.logsumexp, None, None))
+            parts.append(Columns.of(tensor_moments(rows, temperatures[piece], threads)))
             continue
         index = torch.from_numpy(np.maximum(ids[piece], 0)).to(rows.device)
-        target_logits = np.where(ids[piece] >= 0, rows.gather(1, index[:, None])[:, 0].double().cpu().numpy(), np.nan)
-        moments, above = tensor_moments(rows, temperatures[piece], target_logits, threads)
-        parts.append(_with_targets(moments, ids[piece], target_logits, above))
-    columns = _joined(parts, ids is not None, logits.device)
+        logit = rows.gather(1, index[:, None])[:, 0].double().cpu().numpy()
+        counts = Counts.above_known(np.where(ids[piece] >= 0, logit, np.nan))
+        moments = tensor_moments(rows, temperatures[piece], threads, counts)
+        parts.append(Columns.of(moments, ids[piece], counts.low, counts.above))
+    columns = _joined(parts, ids is not None, 0, logits.device)
     if logits.requires_grad and torch.is_grad_enabled():
         columns = _with_gradient(flat, torch.from_numpy(temperatures).to(flat.device), ids, columns)
-    return TokenStats(*(None if column is None else column.reshape(shape) for column in columns))
+    return _shaped(columns, shape)
 
 
-def _joined(parts: Sequence[Columns], with_targets: bool, device: torch.device) -> list[torch.Tensor | None]:
+def _joined(parts: Sequence[Columns], with_targets: bool, top: int, device: torch.device) -> list[torch.Tensor | None]:
     """Concatenate the columns of all parts as tensors."""
     import torch
 
-    empty = np.zeros(0)
-    no_rows: Columns = (empty, empty, empty, empty, np.zeros(0, np.int64)) if with_targets else (empty, empty, empty, None, None)
+    empty, no_ids = np.zeros(0), np.zeros(0, np.int64)
+    no_rows = Columns(empty, empty, empty, *((empty, no_ids) if with_targets else (None, None)))
+    if top:
+        no_rows = no_rows._replace(top_ids=np.zeros((0, top), np.int64), top_logits=np.zeros((0, top), np.float32))
     columns: Any = zip(*(parts or [no_rows]), strict=True)
     return [None if column[0] is None else torch.from_numpy(np.concatenate(column)).to(device) for column in columns]
 
 
-def tensor_moments(
-    rows: Float[torch.Tensor, "rows vocabulary"],
-    temperatures: Float[np.ndarray, " rows"],
-    values: Float[np.ndarray, " rows"] | None = None,
-    threads: int | None = None,
-) -> tuple[SoftmaxMoments, Int[np.ndarray, " rows"]]:
-    """Compute the moments of a tensor, and count the logits of each row above one of them, its entry of ``values``.
-
-    On a CPU the kernels do it, elsewhere torch, in float64 on the device; only sums are copied.
-    """
-    import torch
-
-    values = np.full(len(rows), np.nan) if values is None else values
-    if rows.device.type == "cpu":
-        return moments_and_counts(_as_array(rows), temperatures, values, threads)
-    parts, counts = [], []
-    for start in range(0, len(rows), ROWS):
-        wide = rows[start : start + ROWS].double()
-        largest, index = wide.max(dim=-1)
-        largest = torch.where(torch.isnan(wide).any(-1) | torch.isposinf(largest), math.nan, largest)
-        inverse = torch.from_numpy(1 / temperatures[start : start + ROWS]).to(rows.device)
-        x = (wide - largest[:, None]) * inverse[:, None]
-        e = torch.exp(x).scatter(1, index[:, None], 0.0)
-        x = torch.where(e > 0, x, 0.0)
-        e = torch.where(torch.isneginf(largest)[:, None], 0.0, e)
-        parts.append(torch.stack([largest, e.sum(-1), (x * e).sum(-1), (x * x * e).sum(-1)]))
-        counts.append((wide > torch.from_numpy(values[start : start + ROWS]).to(rows.device)[:, None]).sum(-1))
-    sums = torch.cat(parts, 1).cpu().numpy()
-    sums[1:, np.isnan(sums[0])] = np.nan
-    return SoftmaxMoments(sums[0], sums[1], sums[2], sums[3], 1 / temperatures), torch.cat(counts).cpu().numpy()
-
-
-def _as_array(rows: torch.Tensor) -> Shaped[np.ndarray, " ..."]:
-    """Return a tensor on the CPU as numpy array without copying it; bfloat16, which numpy does not have, as its bits in int16."""
-    import torch
-
-    return (rows.contiguous().view(torch.int16) if rows.dtype == torch.bfloat16 else rows).numpy()
-
-
-def _tensor_above(
-    rows: Float[torch.Tensor, "rows vocabulary"], values: Float[np.ndarray, " rows"], threads: int | None = None
-) -> Int[np.ndarray, " rows"]:
-    """Count the logits of each row that exceed its value."""
-    import torch
-
-    if rows.device.type == "cpu":
-        return count_above(_as_array(rows), values, threads)
-    limit = torch.from_numpy(values).to(rows.device)[:, None]
-    parts = [(rows[start : start + ROWS].double() > limit[start : start + ROWS]).sum(-1) for start in range(0, len(rows), ROWS)]
-    above: Int[np.ndarray, " rows"] = torch.cat(parts).cpu().numpy()
-    return above
+def _shaped(columns: Sequence[torch.Tensor | None], shape: tuple[int, ...]) -> TokenStats:
+    """Return columns of the flattened tokens in the shape of the tokens."""
+    return TokenStats(*(None if column is None else column.reshape(*shape, *column.shape[1:]) for column in columns))
 
 
 def _with_gradient(
@@ -272,11 +214,11 @@ def _with_gradient(
                 out[part] = slope.to(z.dtype)
             return out, None, None, None
 
-    entropy, varentropy, logsumexp, surprisal, rank = columns
+    entropy, varentropy, logsumexp, surprisal, *others = columns
     filler = torch.zeros(len(flat), dtype=torch.float64, device=flat.device) if surprisal is None else surprisal
     apply: Any = Gradient.apply
     entropy, logsumexp, filler = apply(flat, entropy, logsumexp, filler)
-    return [entropy, varentropy, logsumexp, None if surprisal is None else filler, rank]
+    return [entropy, varentropy, logsumexp, None if surprisal is None else filler, *others]
 
 
 def logits_gradient(
@@ -358,6 +300,7 @@ def from_hidden(
     scale: float = 1.0,
     vocabulary: int | None = None,
     rank: bool = True,
+    top: int = 0,
 ) -> TokenStats:
     """Measure the same as ``from_logits`` of ``scale * (hidden @ weight.T + bias)``, formed in pieces of at most 16 MB and forgotten.
 
@@ -370,7 +313,8 @@ def from_hidden(
     softcap : cap tanh(logits / cap) after the scale, as Gemma 2 has it.
     scale : of the logits: Cohere's ``logit_scale``, one over Granite's ``logits_scaling``.
     vocabulary : rows of the head that are tokens; those after it are padding and are left out. All of them if None.
-    rank : whether ranks are wanted; they take the product twice.
+    rank : whether ranks are wanted.
+    top : number of most likely tokens that are wanted, with their logits.
 
     Returns
     -------
@@ -395,41 +339,14 @@ def from_hidden(
     parts = []
     with torch.no_grad():
         buffer = head.buffer(flat)
-        for start in range(0, len(flat), head.tokens):
-            piece = slice(start, min(start + head.tokens, len(flat)))
-            parts.append(_measure_piece(flat[piece].float(), head, temperatures[piece], None if ids is None else ids[piece], rank, buffer))
-    columns = _joined(parts, ids is not None, hidden.device)
-    return TokenStats(*(None if column is None else column.reshape(shape) for column in columns))
-
-
-def _measure_piece(
-    hidden: Float[torch.Tensor, "tokens width"],
-    head: Head,
-    temperatures: Float[np.ndarray, " tokens"],
-    targets: Int[np.ndarray, " tokens"] | None,
-    rank: bool,
-    buffer: torch.Tensor,
-) -> Columns:
-    import torch
-
-    target_logits = np.full(len(hidden), np.nan)
-    parts = []
-    for start, stop in head.stretches():
-        logits = head(hidden, start, stop, buffer)
-        parts.append(tensor_moments(logits, temperatures)[0])
-        if targets is not None:
-            inside = np.flatnonzero((targets >= start) & (targets < stop))
-            row, column = torch.from_numpy(np.stack([inside, targets[inside] - start])).to(logits.device)
-            target_logits[inside] = logits[row, column].double().cpu().numpy()
-    moments = merge_moments(parts)
-    if targets is None:
-        return moments.entropy, moments.varentropy, moments.logsumexp, None, None
-    above = None
-    if rank:
-        above = np.zeros(len(hidden), np.int64)
-        for start, stop in head.stretches():
-            above += _tensor_above(head(hidden, start, stop, buffer), target_logits)
-    return _with_targets(moments, targets, target_logits, above)
+        for begin in range(0, len(flat), head.tokens):
+            piece = slice(begin, min(begin + head.tokens, len(flat)))
+            states = flat[piece].float()
+            pieces = Pieces(states, head, temperatures[piece], None if ids is None else ids[piece], rank, top)
+            for start, stop in head.stretches():
+                pieces.add(head(states, start, stop, buffer), start)
+            parts.append(pieces.columns())
+    return _shaped(_joined(parts, ids is not None, min(top, size), hidden.device), shape)
 
 
 def divergence(

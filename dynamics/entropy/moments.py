@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -12,8 +13,10 @@ from jaxtyping import Float, Int, Shaped
 from dynamics.errors import InputError
 from dynamics.io.threads import cores
 
-#: rows of logits per chunk
+#: rows of logits per chunk, at least
 ROWS = 32
+#: logits per call of a kernel, at least
+LOGITS = 1 << 18
 
 
 @dataclass
@@ -81,51 +84,127 @@ class SoftmaxMoments:
         return np.where(np.isfinite(self.max), values, np.nan)
 
 
+class Columns(NamedTuple):
+    """Statistics of tokens, (rows,) each, or (rows, top) of the most likely tokens; see ``dynamics.entropy.logits.TokenStats``."""
+
+    entropy: Float[np.ndarray, " rows"]
+    varentropy: Float[np.ndarray, " rows"]
+    logsumexp: Float[np.ndarray, " rows"]
+    surprisal: Float[np.ndarray, " rows"] | None = None
+    rank: Int[np.ndarray, " rows"] | None = None
+    top_ids: Int[np.ndarray, "rows top"] | None = None
+    top_logits: Float[np.ndarray, "rows top"] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        moments: SoftmaxMoments,
+        targets: Int[np.ndarray, " rows"] | None = None,
+        target_logits: Float[np.ndarray, " rows"] | None = None,
+        above: Int[np.ndarray, " rows"] | None = None,
+        largest: Largest | None = None,
+    ) -> Columns:
+        """Return the columns; ``above`` is the number of logits above that of the target, or None for no rank."""
+        columns = cls(moments.entropy, moments.varentropy, moments.logsumexp)
+        if targets is not None and target_logits is not None:
+            columns = columns._replace(surprisal=np.where(targets >= 0, moments.surprisal(target_logits), np.nan))
+            if above is not None:
+                columns = columns._replace(rank=np.where((targets >= 0) & np.isfinite(moments.max), above + 1, 0))
+        return columns if largest is None else columns._replace(top_ids=largest.ids, top_logits=largest.logits)
+
+
+@dataclass
+class Counts:
+    """How many logits of each row are above one of them, which lies between two limits; (rows,) each, but for ``near``.
+
+    Attributes
+    ----------
+    low, high : the limits, in the dtype of the logits; NaN for a row that is not counted.
+    above : number of logits above ``high``.
+    near : (rows, room) keys of logits above ``low`` and not above ``high``; see ``dynamics.entropy.kernels``.
+    near_counts : how many there are, also of those without room.
+    """
+
+    low: Float[np.ndarray, " rows"]
+    high: Float[np.ndarray, " rows"]
+    above: Int[np.ndarray, " rows"]
+    near: Int[np.ndarray, "rows room"]
+    near_counts: Int[np.ndarray, " rows"]
+
+    @classmethod
+    def between(cls, low: Float[np.ndarray, " rows"], high: Float[np.ndarray, " rows"], room: int = 0) -> Counts:
+        """Begin to count, with room for as many logits near those that others are compared with."""
+        return cls(low, high, np.zeros(len(low), np.int64), np.zeros((len(low), room), np.int32), np.zeros(len(low), np.int64))
+
+    @classmethod
+    def above_known(cls, values: Float[np.ndarray, " rows"]) -> Counts:
+        """Begin to count the logits above these, which are known."""
+        return cls.between(values, values)
+
+
+@dataclass
+class Largest:
+    """The largest logits of each row.
+
+    Attributes
+    ----------
+    keys : (rows, count) keys of float32 logits in descending order.
+    ids : (rows, count) their token ids.
+    """
+
+    keys: Int[np.ndarray, "rows count"]
+    ids: Int[np.ndarray, "rows count"]
+
+    @classmethod
+    def of(cls, rows: int, count: int) -> Largest:
+        """Begin without any."""
+        return cls(np.full((rows, count), np.iinfo(np.int32).min, np.int32), np.zeros((rows, count), np.int64))
+
+    @property
+    def logits(self) -> Float[np.ndarray, "rows count"]:
+        """The logits."""
+        return logits_of(self.keys)
+
+
 def softmax_moments(
-    rows: Shaped[np.ndarray, "rows vocabulary"], temperatures: Float[np.ndarray, " rows"], threads: int | None = None
+    rows: Shaped[np.ndarray, "rows vocabulary"],
+    temperatures: Float[np.ndarray, " rows"],
+    threads: int | None = None,
+    counts: Counts | None = None,
+    largest: Largest | None = None,
+    first: int = 0,
 ) -> SoftmaxMoments:
-    """Compute the moments of rows of logits.
+    """Compute the moments of rows of logits, and look through the logits for what else is wanted.
 
     Parameters
     ----------
     rows : (rows, vocabulary) logits of float16, bfloat16, float32 or float64, or the bits of bfloat16 as int16.
     temperatures : (rows,), above 0.
     threads : number of threads; one per core if None.
-    """
-    return moments_and_counts(rows, temperatures, np.full(len(rows), np.nan), threads)[0]
-
-
-def moments_and_counts(
-    rows: Shaped[np.ndarray, "rows vocabulary"],
-    temperatures: Float[np.ndarray, " rows"],
-    values: Float[np.ndarray, " rows"],
-    threads: int | None = None,
-) -> tuple[SoftmaxMoments, Int[np.ndarray, " rows"]]:
-    """Compute the moments of rows of logits, and count the logits of each row above one of them, its entry of ``values``.
-
-    Parameters
-    ----------
-    rows, temperatures, threads : see ``softmax_moments``.
-    values : (rows,) logits, which are numbers of the dtype of ``rows``; NaN for a row whose count does not matter.
+    counts, largest : what these logits are added to.
+    first : token id of the first column.
     """
     from dynamics.entropy import kernels  # compiles, so it is imported when first needed
 
-    out, above = np.empty((len(rows), 4)), np.zeros(len(rows), np.int64)
-    inverse = 1 / temperatures
+    count = len(rows)
+    counts = Counts.above_known(np.full(count, np.nan)) if counts is None else counts
+    largest = Largest.of(count, 0) if largest is None else largest
+    out, inverse = np.empty((count, 4)), 1 / temperatures
 
     def summarise(part: slice) -> None:
         bits = bits_of(rows[part])
-        kernels.summarise(bits, inverse[part], _bits_like(values[part], bits), out[part], above[part])
+        low, high = (bits_like(values[part], bits) for values in (counts.low, counts.high))
+        near = counts.above[part], counts.near[part], counts.near_counts[part]
+        kernels.summarise(bits, inverse[part], low, high, out[part], *near, first, largest.keys[part], largest.ids[part])
 
-    on_threads(len(rows), summarise, threads)
-    moments = SoftmaxMoments(
+    on_threads(count, summarise, threads, max(ROWS, LOGITS // rows.shape[1]))
+    return SoftmaxMoments(
         max=out[:, kernels.MAX],
         sum_exp=out[:, kernels.SUM_EXP],
         sum_x_exp=out[:, kernels.SUM_X_EXP],
         sum_x2_exp=out[:, kernels.SUM_X2_EXP],
         inverse_temperature=inverse,
     )
-    return moments, above
 
 
 def merge_moments(parts: Sequence[SoftmaxMoments]) -> SoftmaxMoments:
@@ -134,22 +213,6 @@ def merge_moments(parts: Sequence[SoftmaxMoments]) -> SoftmaxMoments:
     for part in parts[1:]:
         whole = whole.merge(part)
     return whole
-
-
-def count_above(
-    rows: Shaped[np.ndarray, "rows vocabulary"], values: Float[np.ndarray, " rows"], threads: int | None
-) -> Int[np.ndarray, " rows"]:
-    """Count the logits of each row above one of them, its entry of ``values``."""
-    from dynamics.entropy import kernels
-
-    above = np.zeros(len(rows), np.int64)
-
-    def count(part: slice) -> None:
-        bits = bits_of(rows[part])
-        kernels.count_above(bits, _bits_like(values[part], bits), above[part])
-
-    on_threads(len(rows), count, threads)
-    return above
 
 
 def bits_of(logits: Shaped[np.ndarray, " ..."]) -> Int[np.ndarray, " ..."]:
@@ -162,16 +225,21 @@ def bits_of(logits: Shaped[np.ndarray, " ..."]) -> Int[np.ndarray, " ..."]:
     return wide.view(np.int32 if wide.dtype == np.float32 else np.int64)
 
 
-def _bits_like(values: Float[np.ndarray, " rows"], bits: Int[np.ndarray, "rows vocabulary"]) -> Int[np.ndarray, " rows"]:
+def bits_like(values: Float[np.ndarray, " rows"], bits: Int[np.ndarray, "rows vocabulary"]) -> Int[np.ndarray, " rows"]:
     """Return the bits of numbers in the dtype that ``bits`` are of."""
     if bits.dtype == np.int16:
         return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).view(np.int16)
     return bits_of(values.astype(np.float32 if bits.dtype == np.int32 else np.float64))
 
 
-def on_threads(count: int, work: Callable[[slice], None], threads: int | None = None) -> None:
-    """Apply ``work`` to slices of ``ROWS`` rows, ``count`` rows in total, on ``threads`` threads (one per core if None)."""
-    parts = [slice(start, min(start + ROWS, count)) for start in range(0, count, ROWS)]
+def logits_of(keys: Int[np.ndarray, "rows count"]) -> Float[np.ndarray, "rows count"]:
+    """Return the float32 logits with these keys of the kernels."""
+    return (keys ^ ((keys >> 31) & np.iinfo(np.int32).max)).view(np.float32)
+
+
+def on_threads(count: int, work: Callable[[slice], None], threads: int | None = None, rows: int = ROWS) -> None:
+    """Apply ``work`` to slices of ``rows`` rows, ``count`` rows in total, on ``threads`` threads (one per core if None)."""
+    parts = [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
     workers = min(len(parts), threads or cores())
     if workers < 2:
         for part in parts:

@@ -303,7 +303,7 @@ def trace(
     against : second model with the same vocabulary, to compare with.
     temperature : if not 1, also compute the entropy at this temperature, in ``entropy_at_temperature``; all other columns are at 1.
     top : number of most likely tokens to record, as lists of ids and probabilities.
-    rank : whether to compute ranks, which take a second product with the output head.
+    rank : whether to compute ranks.
     window : maximum sequence length of a forward pass, by default that of the model; longer texts are split into windows that overlap by
         half.
     vocabulary : number of rows of the output head that are tokens; all if None.
@@ -511,10 +511,10 @@ def _run(
         hidden = model.hidden(ids, mask).flatten(0, 1)[rows]
         head = model.head
         options: Any = {"softcap": head.softcap, "scale": head.scale, "vocabulary": head.size}
-        stats = from_hidden(hidden, head.weight, head.bias, targets=targets, rank=settings.rank, **options)
+        stats = from_hidden(hidden, head.weight, head.bias, targets=targets, rank=settings.rank, top=settings.top, **options)
         if settings.temperature != 1.0:
             tempered = from_hidden(hidden, head.weight, head.bias, temperature=settings.temperature, **options)
-        best = head.top(hidden.float(), settings.top) if settings.top else None
+        best = None if stats.top_ids is None else (stats.top_logits, stats.top_ids)
     names = ("entropy", "varentropy", "surprisal", "rank", "logsumexp")
     columns = {name: getattr(stats, name).cpu().numpy() for name in names if getattr(stats, name) is not None}
     if tempered is not None:

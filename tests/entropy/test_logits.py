@@ -11,9 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamics.entropy import kernels
+from dynamics.entropy import kernels, pieces
 from dynamics.entropy.logits import divergence, from_hidden, from_logits
-from dynamics.entropy.moments import merge_moments, softmax_moments
+from dynamics.entropy.moments import Counts, Largest, merge_moments, softmax_moments
+from dynamics.entropy.pieces import NEAR
 from dynamics.errors import InputError
 from dynamics.models import BYTES, Head
 
@@ -177,6 +178,53 @@ def test_hidden_states_are_as_good_as_logits(settings, biased):
     assert computed.rank[0, 0] == 0
 
 
+def equal_logits(copies):
+    """Hidden states and a head with ``copies`` equal rows at its end; the targets are among these, or the smallest, or any."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(12, 32), torch.randn(3000, 32)
+    weight[-copies:] = weight[5]
+    targets = torch.randint(0, 3000, (12,))
+    targets[:6] = torch.tensor([2999, 3000 - copies, 5, -1, 2990, 5])
+    return hidden, weight, targets
+
+
+@pytest.mark.parametrize("copies", [1, 3, NEAR + 1, 1500])
+@pytest.mark.parametrize("head", [{}, {"softcap": 60.0, "scale": -2.0}])
+@pytest.mark.parametrize("width", [pieces.WIDTH, 0.0, 1e-2])
+def test_ranks_from_one_product(copies, head, width, monkeypatch):
+    """Ties share the better rank wherever they are; also if the limits around the target's logit do not hold it, or many others."""
+    monkeypatch.setattr(pieces, "WIDTH", width)
+    hidden, weight, targets = equal_logits(copies)
+    computed = from_hidden(hidden, weight, targets=targets, top=4, **head)
+    logits = hidden.double() @ weight.double().T * head.get("scale", 1.0)
+    logits[:, -copies:] = logits[:, 5:6]
+    above = (logits > logits.gather(1, targets.clamp(min=0)[:, None])).sum(-1)
+    assert computed.rank.tolist() == torch.where(targets < 0, 0, above + 1).tolist()
+    best = torch.sort(logits, dim=-1, descending=True, stable=True)
+    assert torch.equal(computed.top_ids, best.indices[:, :4])
+    largest = best.values[:, :4]
+    if cap := head.get("softcap"):
+        largest = torch.tanh(largest / cap) * cap
+    assert torch.allclose(computed.top_logits.double(), largest, rtol=1e-5)
+
+
+def test_other_devices_have_the_same_ranks_and_tokens(monkeypatch):
+    """The branch for other devices, run on this one."""
+    hidden, weight, targets = equal_logits(1)
+    expected = from_hidden(hidden, weight, targets=targets, top=4)
+    monkeypatch.setattr(pieces, "keeps", lambda _: False)
+    monkeypatch.setattr(pieces, "softmax_moments", lambda *_: pytest.fail("the CPU path was taken"))
+    computed = from_hidden(hidden, weight, targets=targets, top=4)
+    for name in (*FIELDS, "top_ids", "top_logits"):
+        assert torch.allclose(getattr(computed, name), getattr(expected, name), rtol=1e-11, equal_nan=True), name
+
+
+def test_more_likely_tokens_than_there_are():
+    found = from_hidden(torch.randn(2, 3, 8), torch.randn(5, 8), top=9)
+    assert found.top_ids.shape == (2, 3, 5)
+    assert from_hidden(torch.randn(0, 8), torch.randn(5, 8), top=9).top_ids.shape == (0, 5)
+
+
 def test_memory_of_hidden_states_is_bounded():
     """For 32k tokens and 152k rows, temporary arrays stay within the memory limit for any width."""
     for width in (576, 4096, 16384):
@@ -246,32 +294,22 @@ def test_on_an_accelerator():
 
 def test_the_torch_path_of_accelerators_agrees(monkeypatch):
     """The branch for other devices, run on this one."""
-    from dynamics.entropy import logits as module
-
     z = torch.from_numpy(np.stack([peaked(gap, 300) for gap in (0, 5, 20, 36)] + [np.full(300, -np.inf, np.float32)]))
     z[3, 7] = -np.inf
     z[0, 0] = np.nan
-    expected, above = module.tensor_moments(z, np.full(5, 0.8), z[:, 3].double().numpy())
+    low, high = z[:, 3].numpy() - 1, z[:, 3].numpy() + 1
 
-    real = module.moments_and_counts
-    monkeypatch.setattr(module, "moments_and_counts", lambda *_: pytest.fail("the CPU path was taken"))
-    fake = type("Device", (), {"type": "elsewhere"})()
-    source = z.clone()
+    def measured():
+        counts, largest = Counts.between(low, high, 400), Largest.of(5, 4)
+        return pieces.tensor_moments(z, np.full(5, 0.8), None, counts, largest, 100), counts, largest
 
-    class Rows:
-        """A minimal stand-in for a tensor on another device."""
-
-        device = fake
-
-        def __len__(self):
-            return len(source)
-
-        def __getitem__(self, part):
-            return source[part]
-
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: self)
-    computed, counted = module.tensor_moments(Rows(), np.full(5, 0.8), z[:, 3].double().numpy())
-    monkeypatch.setattr(module, "moments_and_counts", real)
+    expected, counts, largest = measured()
+    monkeypatch.setattr(pieces, "keeps", lambda _: False)
+    monkeypatch.setattr(pieces, "softmax_moments", lambda *_: pytest.fail("the CPU path was taken"))
+    computed, its_counts, its_largest = measured()
     for name in ("entropy", "varentropy", "logsumexp"):
         assert np.allclose(getattr(computed, name), getattr(expected, name), rtol=1e-11, equal_nan=True), name
-    assert counted[1:].tolist() == above[1:].tolist()
+    assert its_counts.above[1:].tolist() == counts.above[1:].tolist()
+    assert its_counts.near_counts[1:].tolist() == counts.near_counts[1:].tolist()
+    assert its_largest.ids[1:4].tolist() == largest.ids[1:4].tolist()
+    assert its_largest.logits[1:].tolist() == largest.logits[1:].tolist()
