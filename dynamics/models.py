@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -83,19 +84,24 @@ class Head:
 
         Parameters
         ----------
-        hidden : (tokens, width) float32.
+        hidden : (tokens, width), of any dtype.
         start, stop : the range.
         buffer : memory for the result, from the method ``buffer``, which is overwritten; new memory if None.
 
         Returns
         -------
-        (tokens, stop - start) float32.
+        (tokens, stop - start) float32. The product is that of float32 whatever the dtypes. If both are bfloat16, a CPU's units for products
+        of bfloat16 compute it, which lose nothing: they add up in float32.
         """
         import torch
 
         shape = (len(hidden), stop - start)
-        logits = torch.empty(shape, device=hidden.device) if buffer is None else buffer[: shape[0] * shape[1]].view(shape)
-        torch.matmul(hidden, self.weight[start:stop].to(hidden.device).float().T, out=logits)
+        if buffer is None:
+            buffer = torch.empty(shape[0] * shape[1], dtype=torch.float32, device=hidden.device)
+        logits = buffer[: shape[0] * shape[1]].view(shape)
+        weight = self.weight[start:stop].to(hidden.device)
+        with _bfloat16_products(hidden.dtype == weight.dtype == torch.bfloat16 and hidden.device.type == "cpu"):
+            torch.matmul(hidden.float(), weight.float().T, out=logits)
         if self.bias is not None:
             logits += self.bias[start:stop].to(hidden.device).float()
         return self._finished(logits)
@@ -104,14 +110,14 @@ class Head:
         """Allocate memory for the logits of any chunk of the tokens and any range of the vocabulary."""
         import torch
 
-        return torch.empty(min(len(hidden), self.tokens) * min(self.rows, self.size), device=hidden.device)
+        return torch.empty(min(len(hidden), self.tokens) * min(self.rows, self.size), dtype=torch.float32, device=hidden.device)
 
     def single(self, hidden: torch.Tensor, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute the logit of one token for each hidden state, by a product of its own.
 
         Parameters
         ----------
-        hidden : (tokens, width) float32.
+        hidden : (tokens, width), of any dtype.
         ids : (tokens,) token ids; token 0 is taken for negative ones.
 
         Returns
@@ -124,7 +130,7 @@ class Head:
         count = max(1, BYTES // (4 * hidden.shape[1]))
         logits, sizes = [], []
         for begin in range(0, max(1, len(hidden)), count):  # no tokens give no logits
-            piece = hidden[begin : begin + count]
+            piece = hidden[begin : begin + count].float()
             weight = self.weight[chosen[begin : begin + count]].to(hidden.device).float()
             logit = (piece * weight).sum(-1)
             size = piece.norm(dim=-1) * weight.norm(dim=-1)
@@ -142,6 +148,27 @@ class Head:
         if self.softcap:
             logits.div_(self.softcap).tanh_().mul_(self.softcap)
         return logits
+
+
+@contextmanager
+def _bfloat16_products(use: bool) -> Iterator[None]:
+    """Let products of float32 on a CPU round their factors to bfloat16, which changes nothing where they are numbers of bfloat16.
+
+    This is torch's setting for the whole process, so it is on for one product only. Where the CPU or torch has no such product it has no
+    effect.
+    """
+    import torch
+
+    products: Any = getattr(torch.backends.mkldnn, "matmul", None) if use else None
+    if not hasattr(products, "fp32_precision"):
+        yield
+        return
+    before = products.fp32_precision
+    products.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
 
 
 @dataclass
@@ -293,8 +320,9 @@ def _try(wrapped: CausalModel, head: Head) -> None:
         own, hidden, dtype = _passes(wrapped, probe, mask)
         try:
             hidden = wrapped.hidden(probe[:1], mask[:1]) if hidden is None else hidden
-            ours = head(hidden[0].float(), 0, head.size)
-            difference = float((own[0, :, : head.size] - ours).abs().max() / own[0].abs().max().clamp(min=1e-6))
+            buffer = head.buffer(hidden[0])
+            apart = [(own[0, :, start:stop] - head(hidden[0], start, stop, buffer)).abs().max() for start, stop in head.stretches()]
+            difference = float(torch.stack(apart).max() / own[0].abs().max().clamp(min=1e-6))
         except Exception:  # a different kind of body
             difference = math.inf
     _require_causal(wrapped, own, dtype)

@@ -12,6 +12,7 @@ Float64 sums do not remove the rounding of the model itself: a forward pass in b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -318,7 +319,8 @@ def from_hidden(
 
     Returns
     -------
-    Float64 torch tensors on the device of ``hidden``, without gradient. The product is in float32, whatever the dtype of the weights.
+    Float64 torch tensors on the device of ``hidden``, without gradient. The product is that of float32
+    whatever the dtypes: logits are not rounded to bfloat16, as a model in bfloat16 rounds its own.
 
     Notes
     -----
@@ -337,14 +339,14 @@ def from_hidden(
     flat = hidden.detach().reshape(-1, hidden.shape[-1])
     head = Head(weight.detach(), None if bias is None else bias.detach(), softcap, scale, size)
     parts = []
-    with torch.no_grad():
+    with torch.no_grad(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         buffer = head.buffer(flat)
         for begin in range(0, len(flat), head.tokens):
             piece = slice(begin, min(begin + head.tokens, len(flat)))
-            states = flat[piece].float()
+            states = flat[piece]
             pieces = Pieces(states, head, temperatures[piece], None if ids is None else ids[piece], rank, top)
             for start, stop in head.stretches():
-                pieces.add(head(states, start, stop, buffer), start)
+                pieces.add(head(states, start, stop, buffer), start, pool)
             parts.append(pieces.columns())
     return _shaped(_joined(parts, ids is not None, min(top, size), hidden.device), shape)
 
@@ -372,7 +374,7 @@ def divergence(
     kl_ab, kl_ba = np.zeros(len(hidden)), np.zeros(len(hidden))
     for begin in range(0, len(hidden), head.tokens):
         piece = slice(begin, min(begin + head.tokens, len(hidden)))
-        ours, theirs = hidden[piece].detach().float(), other[piece].detach().float()
+        ours, theirs = hidden[piece].detach(), other[piece].detach()
         for start in range(0, size, rows):
             stop = min(start + rows, size)
             a, b = head(ours, start, stop).detach().cpu().numpy(), other_head(theirs, start, stop).detach().cpu().numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -173,6 +174,7 @@ def softmax_moments(
     counts: Counts | None = None,
     largest: Largest | None = None,
     first: int = 0,
+    pool: ThreadPoolExecutor | None = None,
 ) -> SoftmaxMoments:
     """Compute the moments of rows of logits, and look through the logits for what else is wanted.
 
@@ -183,6 +185,7 @@ def softmax_moments(
     threads : number of threads; one per core if None.
     counts, largest : what these logits are added to.
     first : token id of the first column.
+    pool : as many threads, instead of new ones.
     """
     from dynamics.entropy import kernels  # compiles, so it is imported when first needed
 
@@ -197,7 +200,7 @@ def softmax_moments(
         near = counts.above[part], counts.near[part], counts.near_counts[part]
         kernels.summarise(bits, inverse[part], low, high, out[part], *near, first, largest.keys[part], largest.ids[part])
 
-    on_threads(count, summarise, threads, max(ROWS, LOGITS // rows.shape[1]))
+    on_threads(count, summarise, threads, max(ROWS, LOGITS // rows.shape[1]), pool)
     return SoftmaxMoments(
         max=out[:, kernels.MAX],
         sum_exp=out[:, kernels.SUM_EXP],
@@ -237,13 +240,15 @@ def logits_of(keys: Int[np.ndarray, "rows count"]) -> Float[np.ndarray, "rows co
     return (keys ^ ((keys >> 31) & np.iinfo(np.int32).max)).view(np.float32)
 
 
-def on_threads(count: int, work: Callable[[slice], None], threads: int | None = None, rows: int = ROWS) -> None:
-    """Apply ``work`` to slices of ``rows`` rows, ``count`` rows in total, on ``threads`` threads (one per core if None)."""
+def on_threads(
+    count: int, work: Callable[[slice], None], threads: int | None = None, rows: int = ROWS, pool: ThreadPoolExecutor | None = None
+) -> None:
+    """Apply ``work`` to slices of ``rows`` rows, ``count`` rows in total, on ``threads`` threads (None: one per core), or of a pool."""
     parts = [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
     workers = min(len(parts), threads or cores())
     if workers < 2:
         for part in parts:
             work(part)
         return
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, parts))
+    with nullcontext(pool) if pool else ThreadPoolExecutor(workers) as chosen:
+        list(chosen.map(work, parts))

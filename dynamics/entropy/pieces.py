@@ -9,6 +9,7 @@ were between them, as among equal ones, the logits of the token are computed aga
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,7 @@ def tensor_moments(
     counts: Counts | None = None,
     largest: Largest | None = None,
     first: int = 0,
+    pool: ThreadPoolExecutor | None = None,
 ) -> SoftmaxMoments:
     """Do what ``softmax_moments`` does with a tensor: by the kernels on a CPU, elsewhere in torch, in float64 on the device.
 
@@ -42,7 +44,7 @@ def tensor_moments(
 
     if keeps(rows):  # numpy has no bfloat16
         array = (rows.contiguous().view(torch.int16) if rows.dtype == torch.bfloat16 else rows).numpy()
-        return softmax_moments(array, temperatures, threads, counts, largest, first)
+        return softmax_moments(array, temperatures, threads, counts, largest, first, pool)
     parts = []
     for start in range(0, len(rows), ROWS):
         piece = slice(start, start + ROWS)
@@ -89,7 +91,7 @@ class Pieces:
 
     Parameters
     ----------
-    hidden : (tokens, width) float32.
+    hidden : (tokens, width) hidden states.
     head : the output head.
     temperatures : (tokens,), above 0.
     targets : (tokens,) token ids, negative for none; None if there are no targets.
@@ -114,10 +116,15 @@ class Pieces:
             self._counts = Counts.between(*_limits(hidden, head, targets), NEAR)
         self._largest = Largest.of(len(hidden), min(top, head.size)) if top else None
 
-    def add(self, logits: Float[torch.Tensor, "tokens part"], start: int) -> SoftmaxMoments:
-        """Add the logits of the part of the vocabulary that begins with the token id ``start``; return the moments of that part."""
+    def add(self, logits: Float[torch.Tensor, "tokens part"], start: int, pool: ThreadPoolExecutor) -> SoftmaxMoments:
+        """Add the logits of the part of the vocabulary that begins with the token id ``start``; return the moments of that part.
+
+        The kernels run on as many threads as torch's, which are those of ``pool``.
+        """
+        import torch
+
         self._find_targets(logits, start)
-        moments = tensor_moments(logits, self._temperatures, None, self._counts, self._largest, start)
+        moments = tensor_moments(logits, self._temperatures, torch.get_num_threads(), self._counts, self._largest, start, pool)
         self._moments = moments if self._moments is None else self._moments.merge(moments)
         return moments
 

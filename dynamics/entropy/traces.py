@@ -514,7 +514,7 @@ def _run(
         stats = from_hidden(hidden, head.weight, head.bias, targets=targets, rank=settings.rank, top=settings.top, **options)
         if settings.temperature != 1.0:
             tempered = from_hidden(hidden, head.weight, head.bias, temperature=settings.temperature, **options)
-        best = None if stats.top_ids is None else (stats.top_logits, stats.top_ids)
+        best = None if stats.top_ids is None or stats.top_logits is None else (stats.top_logits, stats.top_ids)
     names = ("entropy", "varentropy", "surprisal", "rank", "logsumexp")
     columns = {name: getattr(stats, name).cpu().numpy() for name in names if getattr(stats, name) is not None}
     if tempered is not None:

@@ -219,6 +219,19 @@ def test_other_devices_have_the_same_ranks_and_tokens(monkeypatch):
         assert torch.allclose(getattr(computed, name), getattr(expected, name), rtol=1e-11, equal_nan=True), name
 
 
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_products_of_bfloat16_are_those_of_float32(tokens):
+    """Not rounded to bfloat16, whose numbers around 20 are 0.125 apart; and products of others are as before."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(tokens, 64).bfloat16(), torch.randn(2000, 64).bfloat16()
+    targets = torch.randint(0, 2000, (tokens,))
+    computed, expected = from_hidden(hidden, weight, targets=targets), from_logits(hidden.double() @ weight.double().T, targets=targets)
+    for name in FIELDS:
+        assert torch.allclose(getattr(computed, name), getattr(expected, name), rtol=1e-5), name
+    wide = torch.randn(40, 64)
+    assert torch.allclose(wide @ wide.T, (wide.double() @ wide.double().T).float(), atol=1e-4)
+
+
 def test_more_likely_tokens_than_there_are():
     found = from_hidden(torch.randn(2, 3, 8), torch.randn(5, 8), top=9)
     assert found.top_ids.shape == (2, 3, 5)
