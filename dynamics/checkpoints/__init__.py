@@ -39,10 +39,10 @@ def open_checkpoint(source: Source) -> Checkpoint:
 
     Parameters
     ----------
-    source : a ``.safetensors``, ``.bin``, ``.pt``, ``.pth`` or ``.gguf`` file; a Hugging Face folder, sharded or not; a torch
-        distributed checkpoint, also of Megatron; a folder of verl / FSDP rank shards, of DeepSpeed, or of Meta's or Mistral's
-        ``consolidated`` files; a PEFT LoRA folder; a Hub id, ``org/name@revision``; a URL of any of these in an object store,
-        ``s3://bucket/folder``; or a mapping from names to tensors or arrays.
+    source : a ``.safetensors``, ``.bin``, ``.pt``, ``.pth``, ``.gguf``, ``.npy`` or ``.npz`` file; a folder of ``.npy`` files; a Hugging
+        Face folder, sharded or not; a torch distributed checkpoint, also of Megatron; a folder of verl / FSDP rank shards, of DeepSpeed,
+        or of Meta's or Mistral's ``consolidated`` files; a PEFT LoRA folder; a Hub id, ``org/name@revision``; a URL of any of these in
+        an object store, ``s3://bucket/folder``; or a mapping from names to tensors or arrays.
 
     Raises
     ------
@@ -194,6 +194,10 @@ def _read(path: Location) -> Checkpoint:
         from dynamics.checkpoints.gguf import read_gguf
 
         return read_gguf(path)
+    if path.suffix in (".npy", ".npz"):
+        from dynamics.checkpoints.arrays import read_npy, read_npz
+
+        return read_npy(path) if path.suffix == ".npy" else read_npz(path)
     if path.suffix in (".bin", ".pt", ".pth"):
         from dynamics.checkpoints.folder import refuse_part
         from dynamics.checkpoints.pickled import read_pickled
@@ -207,4 +211,4 @@ def _read(path: Location) -> Checkpoint:
         raise InputError(f"{printable(path)}: is one rank's part of a distributed checkpoint; name the folder it lies in")
     if path.suffix == ".json":
         raise InputError(f"{printable(path)}: is a JSON file; name the folder it lies in")
-    raise InputError(f"{printable(path)}: unknown kind of file; expected .safetensors, .bin, .pt, .pth, .gguf or a folder")
+    raise InputError(f"{printable(path)}: unknown kind of file; expected .safetensors, .bin, .pt, .pth, .gguf, .npy, .npz or a folder")

@@ -35,7 +35,9 @@ ADAPTERS = frozenset(["adapter_model.safetensors", "adapter_model.bin"])
 NUMBERED = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(\.[a-z]+)$")
 
 #: names of files that are read, of weights or of what is said about them
-READ = re.compile(r"\.(json|safetensors|bin|pt|pth|gguf|distcp|metadata)$|^latest")
+READ = re.compile(r"\.(json|safetensors|bin|pt|pth|gguf|distcp|metadata|npy|npz)$|^latest")
+#: files of numpy
+ARRAYS = (".npy", ".npz")
 #: folders in which trainers store the weights of all ranks, beside those of the whole model
 SHARDED = re.compile(r"global_step\d+$|pytorch_model_fsdp_\d+$")
 
@@ -160,9 +162,18 @@ def _read_other(folder: Location, files: dict[str, Location], children: set[str]
         return _with_config(read_folder(folder / distributed[0]), folder, files)
     if checkpoints := trainer_checkpoints(folder):
         raise InputError(choose_checkpoint(folder, checkpoints))
+    return _read_arrays(folder, files, children)
+
+
+def _read_arrays(folder: Location, files: dict[str, Location], children: set[str]) -> Checkpoint:
+    """Read a folder of arrays of numpy; for any other, raise an error that describes it."""
+    if any(name.endswith(ARRAYS) for name in files):
+        from dynamics.checkpoints.arrays import read_arrays
+
+        return read_arrays(folder, files, children)
     held = [*sorted(files), *(f"{child}/" for child in sorted(children))]
     contents = f"no weights in it: holds {_listed(held)}" if held else "is an empty folder"
-    raise InputError(f"{where}: {contents}; expected *.safetensors, *.bin, *.pt or a checkpoint folder")
+    raise InputError(f"{printable(folder)}: {contents}; expected *.safetensors, *.bin, *.pt, *.npy or a checkpoint folder")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -275,7 +286,7 @@ def _merge(folder: Location, files: dict[str, Location], chosen: list[Location])
                 f"{printable(folder)}: the index places {printable(name)} in {printable(shard)}, which does not hold it; the index is stale"
             )
     unread = f"file not read: the weights were taken from {chosen[0].name}"
-    others = [name for name, path in files.items() if path not in chosen and name.endswith((*WEIGHTS, ".gguf"))]
+    others = [name for name, path in files.items() if path not in chosen and name.endswith((*WEIGHTS, ".gguf", *ARRAYS))]
     ignored += [Ignored(name, "not weights of the model" if NOT_WEIGHTS.match(name) else unread) for name in others]
     config = read_json(files["config.json"]) if "config.json" in files else None
     return Checkpoint(str(folder), "huggingface", tensors, config, tuple(ignored))

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamics.checkpoints.archives import FileRange
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.pickled import FileRange, grouped
+from dynamics.checkpoints.pickled import grouped
 from dynamics.checkpoints.rotary import halves
 from dynamics.checkpoints.tensor import MOST_ELEMENTS, Checkpoint, Ignored, Tensor, from_file
 from dynamics.errors import InputError, printable

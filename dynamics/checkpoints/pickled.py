@@ -12,13 +12,13 @@ import io
 import math
 import re
 import struct
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from dynamics.checkpoints.archives import Archive, FileRange
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.sharded import split_into_boxes
 from dynamics.checkpoints.tensor import LONGEST_NAME, STORAGE, Checkpoint, Ignored, Tensor, from_file, natural_shape, naturals
@@ -48,45 +48,12 @@ OPTIMIZER = frozenset([
 NESTED = ("model_state_dict", "state_dict", "model", "module", "network", "state")
 BUFFER = "a buffer, not a weight: no optimizer updates it"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-#: bytes of the list of records in an archive; a record takes about a hundred
-LARGEST_LIST = 1 << 26
 #: wrappers around one tensor, such as a parameter of a subclass
 WRAPPED = 8
 #: Tensors may share values, so that they have more bytes than their file; no model has so many times more.
 SHARED, FEW = 64, 1 << 30
 #: a strided read of up to this many bytes is a single read instead of a read for each run
 SLACK = 1 << 20
-
-
-class FileRange(io.RawIOBase):
-    """Bytes ``start:start + size`` of a ``File`` as a stream."""
-
-    def __init__(self, file: File, start: int, size: int):
-        self.file, self.start, self.size, self.position = file, start, size, 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position within the range, in bytes."""
-        return self.position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position within the range."""
-        self.position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence])
-        return self.position
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer from the current position, up to the end of the range."""
-        count = min(len(buffer), max(0, self.size - self.position))
-        self.file.read_into(self.start + self.position, np.frombuffer(buffer, np.uint8, count))
-        self.position += count
-        return count
 
 
 @dataclass(frozen=True)
@@ -102,18 +69,6 @@ class Saved:
         """Add a tensor's bytes to those of the others; return whether the file can have so many."""
         self._claimed[:] = [sum(self._claimed) + count]
         return self._claimed[0] <= SHARED * self.file.size + FEW
-
-
-class _Stream(io.BufferedReader):
-    """A part of a file, of which nothing is read at once that is larger than the list of records in an archive."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read some bytes."""
-        position = self.tell()
-        left = self.seek(0, io.SEEK_END) - self.seek(position)
-        if (left if size is None or size < 0 else size) > LARGEST_LIST:
-            raise ValueError("its list of records is too long")
-        return super().read(size)
 
 
 def load_state(file: File, start: int = 0, size: int | None = None, allowed: frozenset[str] = ALLOWED) -> Saved:
@@ -135,7 +90,7 @@ def load_state(file: File, start: int = 0, size: int | None = None, allowed: fro
 
 def _load_zip(file: File, start: int, size: int, allowed: frozenset[str]) -> Saved:
     where = printable(file.path)
-    archive = _Archive(file, start, size)
+    archive = Archive(file, start, size)
     if "data.pkl" not in archive:
         raise InputError(f"{where}: is a zip file without data.pkl, so not a file of torch.save")
     if "constants.pkl" in archive:
@@ -155,42 +110,6 @@ def _load_zip(file: File, start: int, size: int, allowed: frozenset[str]) -> Sav
 def whole_or_stream(file: File, start: int, size: int) -> io.BytesIO | io.BufferedReader[FileRange]:
     """Return a pickle in a file as a stream: in memory, which is faster, or as it is needed if it is large."""
     return io.BytesIO(file.read(start, size)) if size <= WHOLE else io.BufferedReader(FileRange(file, start, size))
-
-
-class _Archive:
-    """The records of a zip file in bytes ``start:start + size`` of another file; all are under one folder, as torch writes them."""
-
-    def __init__(self, file: File, start: int, size: int):
-        self.file, self.start, self.end, self.where = file, start, start + size, printable(file.path)
-        try:
-            infos = zipfile.ZipFile(_Stream(FileRange(file, start, size))).infolist()
-        except InputError:
-            raise
-        except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError, EOFError) as error:
-            raise InputError(f"{self.where}: is cut short or damaged ({printable(error, 60)}); fetch it again") from None
-        self.records = {record.filename: record for record in infos}
-        if len(self.records) < len(infos):
-            raise InputError(f"{self.where}: has two records of one name; it was not written by torch.save")
-        self.root = infos[0].filename.split("/")[0] if infos else ""
-
-    def __contains__(self, name: str) -> bool:
-        return f"{self.root}/{name}" in self.records
-
-    def body(self, name: str) -> tuple[int, int]:
-        """Return the first byte and the length of a record, which must be stored uncompressed."""
-        record = self.records.get(f"{self.root}/{name}")
-        if record is None:
-            raise InputError(f"{self.where}: lacks its record {printable(name)}")
-        if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
-            raise InputError(f"{self.where}: its record {printable(name)} is compressed; write the file again with torch.save")
-        first = self.start + record.header_offset
-        if not self.start <= first <= self.end - 30:
-            raise InputError(f"{self.where}: its record {printable(name)} claims to lie outside the file")
-        header = self.file.read(first, 30)
-        first += 30 + sum(struct.unpack("<HH", header[26:]))
-        if header[:4] != b"PK\x03\x04" or record.file_size != record.compress_size or first + record.file_size > self.end:
-            raise InputError(f"{self.where}: its record {printable(name)} reaches beyond the file; fetch it again")
-        return first, record.file_size
 
 
 def _load_legacy(file: File, start: int, size: int, allowed: frozenset[str]) -> Saved:

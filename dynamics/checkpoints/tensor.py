@@ -228,7 +228,7 @@ class Checkpoint:
     ----------
     path : as given by the caller.
     format : ``safetensors``, ``huggingface``, ``torch``, ``dcp``, ``fsdp-shards``, ``deepspeed``, ``deepspeed-zero1`` (2, 3),
-        ``deepspeed-universal``, ``megatron``, ``consolidated``, ``gguf``, ``peft-lora`` or ``memory``.
+        ``deepspeed-universal``, ``megatron``, ``consolidated``, ``gguf``, ``npy``, ``npz``, ``peft-lora`` or ``memory``.
     tensors : name -> tensor, in the order of the file.
     config : the model's ``config.json``, or None.
     ignored : files and entries that are not weights of this model, or cannot be read as weights.

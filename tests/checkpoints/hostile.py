@@ -95,6 +95,26 @@ def weights(path: Path, **shapes: tuple[int, ...]) -> Path:
     return header(path, json.dumps(entries).encode(), bytes(position))
 
 
+# numpy
+
+
+@attack
+def a_sparse_npy_of_a_huge_shape(folder: Path) -> Path:
+    text_ = b"{'descr': '<f8', 'fortran_order': True, 'shape': (1099511627776, 4194303), }"
+    return sparse(folder / "w.npy", b"\x93NUMPY\x01\x00" + len(text_).to_bytes(2, "little") + text_)
+
+
+@attack
+def an_npy_with_an_endless_header(folder: Path) -> Path:
+    return sparse(folder / "w.npy", b"\x93NUMPY\x02\x00\xf0\xff\xff\xff{")
+
+
+@attack
+def an_npy_of_brackets(folder: Path) -> Path:
+    (folder / "w.npy").write_bytes(b"\x93NUMPY\x01\x00" + (9000).to_bytes(2, "little") + b"{'shape': " + b"(" * 8990)
+    return folder / "w.npy"
+
+
 # pickles
 
 

@@ -25,6 +25,7 @@ from dynamics.errors import InputError, printable
 TESTS = Path(__file__).parents[1]
 #: attacks of which each takes an instant, one of each kind
 QUICK = [
+    "a sparse npy of a huge shape", "an npy with an endless header", "an npy of brackets",
     "a tensor wrapped in itself", "a dtype of doubled lists", "a key of doubled pairs", "a set of doubled pairs", "a number of megabytes",
     "a number of five thousand digits", "a number that overflows", "a storage that is changed", "a class that is changed",
     "one value a billion times", "a record without arguments", "an archive with an endless list", "an old pickle with an endless text",

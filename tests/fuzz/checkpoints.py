@@ -147,6 +147,11 @@ def read_pickled(data: bytes) -> None:
     opened(written("a.pt", data[1:] if data[:1] in (b"l", b"z") else archive(data, 3)))
 
 
+def read_arrays(data: bytes) -> None:
+    """A file of numpy, or an archive of them."""
+    opened(written("a.npz" if data[:1] == b"z" else "a.npy", data[1:]))
+
+
 def read_dcp(data: bytes) -> None:
     """The pickle ``.metadata`` beside a valid file of values, also of Megatron's."""
     target = emptied("dcp")
@@ -303,8 +308,8 @@ def location(data: bytes) -> None:
 READERS: dict[str, Callable[[bytes], None]] = {
     reader.__name__: reader
     for reader in (
-        side_files, read_safetensors, read_gguf, read_pickled, read_dcp, read_fsdp, read_deepspeed, read_tensor_parallel, read_adapter,
-        read_quantised, read_folder, match, module_patterns, location,
+        side_files, read_safetensors, read_gguf, read_pickled, read_arrays, read_dcp, read_fsdp, read_deepspeed, read_tensor_parallel,
+        read_adapter, read_quantised, read_folder, match, module_patterns, location,
     )
 }  # fmt: skip
 #: bytes before the pickle in an input, of the readers of pickles

@@ -55,6 +55,22 @@ def pickles() -> None:
     write("read_pickled", "archive", b"z" + saved({"w": torch.zeros(2)}))
 
 
+def arrays() -> None:
+    matrix = np.arange(6, dtype=np.float32).reshape(2, 3)
+    held = {
+        "plain": matrix, "columns": np.asfortranarray(matrix), "big": matrix.astype(">f2"), "scalar": np.float64(3),
+        "objects": np.array([{}]), "fields": np.zeros(2, [("a", "<f4"), ("b", "<i2")]), "flags": matrix > 1,
+    }  # fmt: skip
+    for name, array in held.items():
+        stream = io.BytesIO()
+        np.save(stream, array)
+        write("read_arrays", name, b"n" + stream.getvalue())
+    for name, save in (("archive", np.savez), ("compressed", np.savez_compressed)):
+        stream = io.BytesIO()
+        save(stream, w=matrix, b=held["columns"])
+        write("read_arrays", name, b"z" + stream.getvalue())
+
+
 def distributed() -> None:
     import torch.distributed.checkpoint as dcp
 
@@ -193,6 +209,7 @@ def quantised(folder: Path) -> bytes:
 
 if __name__ == "__main__":
     pickles()
+    arrays()
     distributed()
     deepspeed()
     tensor_parallel()

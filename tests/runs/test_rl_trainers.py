@@ -26,7 +26,7 @@ from dynamics.runs.view import METRICS, Settings
 
 DATA = Path(__file__).parent.parent / "data" / "runs"
 #: what is said of a folder with nothing in it
-EMPTY = "is an empty folder; expected *.safetensors, *.bin, *.pt or a checkpoint folder"
+EMPTY = "is an empty folder; expected *.safetensors, *.bin, *.pt, *.npy or a checkpoint folder"
 
 
 @pytest.fixture
