@@ -8,6 +8,7 @@ r"""Spectra of updates: rank of the update of each weight matrix, and change of 
 For each matrix W of the base, with the update D = tuned - base, from singular value decompositions in float64:
 
     rank, stable rank, effective rank, rank at 90, 95 and 99 % of the energy    of D
+    energy of the first 1, 4, 16 and 64 directions, decay of the first k        of D
     spectral drift (NSS)      |sigma(W + D) - sigma(W)| / |sigma(W)|
     principal angles          between the first k left (right) singular directions of W and of W + D
     energy inside             fraction of |D|^2 in the span of the first k directions of W, with its chance value

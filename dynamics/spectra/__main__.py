@@ -110,6 +110,7 @@ def _write(options: argparse.Namespace, measured: Measured) -> None:
         settings |= {"seed": measured.seed, "directions": measured.k + MORE, "bounds_fail_with_probability": FAILURE}
     if options.json:
         from dynamics.spectra.notes import coverage_of, notes
+        from dynamics.spectra.pooled import by_module, pooled
 
         document = {
             "schema": SCHEMA,
@@ -118,6 +119,7 @@ def _write(options: argparse.Namespace, measured: Measured) -> None:
             "tuned": measured.tuned,
             "settings": settings,
             "notes": [*remarks, *notes(spectra)],
+            "pooled": {"total": pooled(spectra), "modules": [{"module": kind} | of_kind for kind, of_kind in by_module(spectra).items()]},
             "matrices": [asdict(spectrum) for spectrum in spectra],
             "skipped": [asdict(skip) for skip in skipped],
         }

@@ -16,12 +16,32 @@ from jaxtyping import Bool, Float
 
 from dynamics.checkpoints.adapter import LowRank
 from dynamics.extras import optional_import
-from dynamics.spectra.linalg import COUNTERPART, MORE, TOP, angle_summary, angles, energy_in_subspace, largest, norm, padded, ranks
+from dynamics.spectra.linalg import (
+    COUNTERPART,
+    MORE,
+    TOP,
+    TOPS,
+    angle_summary,
+    angles,
+    decay,
+    energies,
+    energy_in_subspace,
+    fitted,
+    largest,
+    norm,
+    padded,
+    ranks,
+    slope_weights,
+)
 from dynamics.spectra.matrix import Matrix, difference
-from dynamics.spectra.randomized_svd import Sketch, extremes, likely_tail, sketch
+from dynamics.spectra.randomized_svd import ROUNDING, Sketch, extremes, likely_tail, sketch
 
 #: ranks that grow as the energy spreads over more directions
 SPREADING = ("stable_rank", "effective_rank_energy", "rank_90", "rank_95", "rank_99")
+#: shares that fall
+CONCENTRATING = tuple(f"energy_{top}" for top in TOPS)
+#: singular values below this share of the norm of a matrix may be rounding of the sketch
+NOISE = 10 * ROUNDING
 
 
 def approximate(
@@ -46,9 +66,12 @@ def approximate(
         of_update = sketch(update, k + MORE, seed=seed)
         update_ranks = _update_ranks(of_update, before.shape, bounds)
         sigma, captured = of_update.sigma, extremes(of_update)[1]
+        falls = _decay("base", first, k, bounds) | _decay("update", of_update, k, bounds)
     else:
         sigma = padded(factors.singular_values(), size)
-        update_ranks, captured = ranks(sigma, (before.shape[0], before.shape[1])), sigma**2
+        update_ranks, captured = ranks(sigma, before.shape) | energies(sigma**2), sigma**2
+        exponent, fit = decay(sigma[: fitted(sigma[:k], before.shape)])
+        falls = _decay("base", first, k, bounds) | {"decay_update": exponent, "decay_update_fit": fit}
     sine = first.sine(k)
     slack = math.degrees(math.asin(sine) + math.asin(second.sine(k)))
     left, right = angles(first.left[:, :k], second.left[:, :k]), angles(first.right[:, :k], second.right[:, :k])
@@ -71,6 +94,7 @@ def approximate(
     gap, bounds["gap"] = _gap(first, k)
     return {
         **update_ranks,
+        **falls,
         **angle_fields,
         **shares,
         "principal": principal,
@@ -97,16 +121,32 @@ def _update_ranks(of_update: Sketch, shape: tuple[int, ...], bounds: dict[str, t
     size = min(shape)
     rows_columns = (shape[0], shape[1])
     if not of_update.norm:
-        return ranks(np.zeros(size), rows_columns)
-    estimate = ranks(np.sort(np.concatenate([of_update.sigma, np.sqrt(likely_tail(of_update))]))[::-1], rows_columns)
-    flattest, most_peaked = (ranks(np.sqrt(energies), rows_columns) for energies in extremes(of_update))
-    for name in SPREADING:
+        return ranks(np.zeros(size), rows_columns) | energies(np.zeros(size))
+    likely = np.sort(np.concatenate([of_update.sigma, np.sqrt(likely_tail(of_update))]))[::-1]
+    estimate = ranks(likely, rows_columns) | energies(likely**2)
+    flattest, most_peaked = (ranks(np.sqrt(squares), rows_columns) | energies(squares) for squares in extremes(of_update))
+    for name in (*SPREADING, *CONCENTRATING):
         ends = sorted([flattest[name], most_peaked[name]])
         bounds[name] = (ends[0] * (1 - 1e-9), ends[1] * (1 + 1e-9)) if isinstance(ends[0], float) else (ends[0], ends[1])
+        if name in CONCENTRATING:
+            bounds[name] = (bounds[name][0], min(1.0, bounds[name][1]))
         estimate[name] = min(max(estimate[name], bounds[name][0]), bounds[name][1])
     bounds["effective_rank"] = (bounds["effective_rank_energy"][0], float(size))  # the entropy of sigma^p decreases with p
     bounds["rank"] = (int((of_update.sigma > max(shape) * np.finfo(np.float64).eps * of_update.above()[0]).sum()), size)
     return estimate
+
+
+def _decay(side: str, sketched: Sketch, k: int, bounds: dict[str, tuple[float, float]]) -> dict[str, float]:
+    """Estimate and bound the decay of the first singular values, unless some are so small that the sketch cannot tell them from 0."""
+    sigma = sketched.sigma[:k]
+    if not sketched.norm or sigma[-1] <= NOISE * sketched.norm:
+        return {f"decay_{side}": math.nan, f"decay_{side}_fit": math.nan}
+    exponent, fit = decay(sigma)
+    if exponent == exponent:
+        weights, low, high = -slope_weights(k), np.log(sigma), np.log(sketched.above()[:k])
+        ends = (float(np.where(weights > 0, low, high) @ weights), float(np.where(weights > 0, high, low) @ weights))
+        bounds[f"decay_{side}"] = (ends[0] - 1e-9, ends[1] + 1e-9)
+    return {f"decay_{side}": exponent, f"decay_{side}_fit": fit}
 
 
 def _principal(of_base: Sketch, changed: Bool[np.ndarray, "m n"], k: int, count: int, sine: float) -> tuple[float, tuple[float, float]]:

@@ -25,7 +25,10 @@ from dynamics.spectra.linalg import (
     TOP,
     angle_summary,
     angles,
+    decay,
+    energies,
     energy_in_subspace,
+    fitted,
     hill,
     largest,
     norm,
@@ -58,6 +61,11 @@ class Spectrum:
     stable_rank : |D|_F^2 / |D|_2^2.
     effective_rank, effective_rank_energy : exp of the entropy of sigma / sum sigma; of sigma^2 / sum sigma^2.
     rank_90, rank_95, rank_99 : number of directions that hold 90, 95 and 99 % of |D|_F^2.
+    energy_1, energy_4, energy_16, energy_64 : share of |D|_F^2 that the first 1, 4, 16 and 64 singular directions of D hold; 1 if it has no
+        more of them.
+    decay_base, decay_update : alpha of sigma_i = c i^-alpha, by least squares of log sigma_i on log i over the first k singular values, or
+        those of them that are not 0 (see ``rank``); NaN for fewer than three.
+    decay_base_fit, decay_update_fit : R^2 of these lines.
     nss : normalised spectral shift, |sigma(W + D) - sigma(W)|_2 / |sigma(W)|_2.
     angle_left_max, angle_left_mean, angle_right_max, angle_right_mean : principal angles between the first ``k`` directions of W and of
         W + D, exactly 0 for equal subspaces. The largest angles mean little if sigma_k and sigma_k+1 are nearly equal (see ``gap``).
@@ -86,6 +94,14 @@ class Spectrum:
     rank_90: int
     rank_95: int
     rank_99: int
+    energy_1: float
+    energy_4: float
+    energy_16: float
+    energy_64: float
+    decay_base: float
+    decay_base_fit: float
+    decay_update: float
+    decay_update_fit: float
     nss: float
     angle_left_max: float
     angle_left_mean: float
@@ -246,6 +262,8 @@ def _full(
     scale = float(np.linalg.norm(s0))
     return {
         **ranks(sigma, (len(before), len(before[0]))),
+        **energies(sigma**2),
+        **decays(s0[:k], sigma[:k], (len(before), len(before[0]))),
         "nss": float(np.linalg.norm(s1 - s0)) / scale if scale else math.nan,
         **angle_summary(left, right, before.shape),
         "gap": float((s0[k - 1] - (s0[k] if k < len(s0) else 0.0)) / s0[0]) if s0[0] else math.nan,
@@ -258,6 +276,14 @@ def _full(
         "sigma_tuned": tuple(s1[:k].tolist()),
         "sigma_update": tuple(sigma[:k].tolist()),
     }
+
+
+def decays(base: Float[np.ndarray, " k"], update: Float[np.ndarray, " k"], shape: tuple[int, int]) -> dict[str, float]:
+    """Return the fields of a ``Spectrum`` that say how the first singular values fall."""
+    found: dict[str, float] = {}
+    for side, sigma in (("base", base), ("update", update)):
+        found[f"decay_{side}"], found[f"decay_{side}_fit"] = decay(sigma[: fitted(sigma, shape)])
+    return found
 
 
 def matrices_of(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, tuple[int, int]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,12 @@ TOP, COUNTERPART = 10, 0.5
 
 #: fraction of the singular values that the Hill estimator uses
 TAIL = 0.1
+
+
+#: numbers of directions of which the energy is given
+TOPS = (1, 4, 16, 64)
+#: singular values from which a decay is fitted
+FEWEST = 3
 
 
 #: oversampling: number of directions that ``approx`` computes beyond k
@@ -83,6 +90,54 @@ def hill(sigma: Float[np.ndarray, " size"]) -> float:
         return math.nan
     logs = np.log(eigenvalues[:count] / eigenvalues[count]).sum()
     return 1 + count / float(logs) if logs > 0 else math.nan
+
+
+def energies(squares: Float[np.ndarray, " size"]) -> dict[str, float]:
+    """Compute the share of the energy that the first 1, 4, 16 and 64 directions hold, from squared singular values in descending order.
+
+    >>> energies(np.array([6.0, 1.0, 1.0, 1.0, 1.0]))["energy_4"]
+    0.9
+    """
+    total = float(squares.sum())
+    return {f"energy_{top}": min(1.0, float(squares[:top].sum()) / total) if total else math.nan for top in TOPS}
+
+
+def fitted(sigma: Sequence[float] | Float[np.ndarray, " k"], shape: tuple[int, int]) -> int:
+    """Count the singular values that a decay is fitted to: those that are not 0, up to rounding; see ``ranks``."""
+    return int((np.asarray(sigma) > max(shape) * np.finfo(np.float64).eps * max(sigma, default=0.0)).sum())
+
+
+def decay(sigma: Float[np.ndarray, " count"]) -> tuple[float, float]:
+    """Fit sigma_i = c i^-alpha to the first singular values, all above 0, by least squares of log sigma_i on log i.
+
+    Returns
+    -------
+    alpha, and the coefficient of determination R^2 of the line, which is NaN if all values are equal. Both are NaN for fewer than three
+    values. Singular values are in order and not independent, so no interval follows from the residuals. R^2 is high for curves that are no
+    power laws too: 0.84 for exp(-i / 10), about 0.9 for Gaussian noise of 576 x 576, over 32 values each.
+
+    >>> [round(value, 9) for value in decay(np.arange(1, 33) ** -0.5)]
+    [0.5, 1.0]
+    """
+    if len(sigma) < FEWEST:
+        return math.nan, math.nan
+    logs = np.log(sigma)
+    slope = float(slope_weights(len(sigma)) @ logs)
+    spread = float(((logs - logs.mean()) ** 2).sum())
+    explained = slope**2 * log_spread(len(sigma))
+    return -slope, min(1.0, explained / spread) if spread > len(sigma) * (64 * np.finfo(np.float64).eps) ** 2 else math.nan
+
+
+def slope_weights(count: int) -> Float[np.ndarray, " count"]:
+    """Return the weights with which values at log 1, log 2, ..., log count add up to the slope of their line of least squares."""
+    x = np.log(np.arange(1, count + 1))
+    return np.asarray((x - x.mean()) / log_spread(count))
+
+
+def log_spread(count: int) -> float:
+    """Compute the sum of squared deviations of log 1, ..., log count from their mean."""
+    x = np.log(np.arange(1, count + 1))
+    return float(((x - x.mean()) ** 2).sum())
 
 
 def svd(matrix: Float[np.ndarray, "m n"]) -> tuple[Float[np.ndarray, "m r"], Float[np.ndarray, " r"], Float[np.ndarray, "r n"]]:

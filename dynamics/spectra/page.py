@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dynamics.descriptions import plural
 from dynamics.presentation import html, style
 from dynamics.spectra.comparison import changed_only, frame
+from dynamics.spectra.linalg import TOPS
 from dynamics.spectra.notes import headline, notes
 from dynamics.spectra.plot import figure
 
@@ -24,6 +25,9 @@ COLUMNS = {
     "stable_rank": "stable rank",
     "effective_rank": "effective rank",
     "rank_99": "rank 99 %",
+    **{f"energy_{top}": f"top {top}" for top in TOPS},
+    "decay_update": "decay",
+    "decay_base": "decay, base",
     "nss": "NSS",
     "angle_left_max": "angle left",
     "angle_right_max": "angle right",
@@ -40,6 +44,9 @@ GLOSSARY = {
     "stable rank": "|D|_F^2 / |D|_2^2: the energy of the update, relative to that of its strongest direction.",
     "effective rank": "exp of the entropy of the singular values, normalised to a sum of 1.",
     "rank 99 %": "Number of directions that contain 99 % of |D|^2.",
+    "top 1, 4, 16, 64": "Share of |D|^2 in its first 1, 4, 16 and 64 singular directions.",
+    "decay": "Exponent of sigma_i ~ i^-decay of the update and of the base, by least squares of the logarithms over the first k singular "
+    "values. A flat spectrum has 0.",
     "NSS": "|sigma(W + D) - sigma(W)| / |sigma(W)|: the relative change of the singular values.",
     "angle": "The largest of the k principal angles between the leading singular directions before and after, in degrees. It is not "
     "informative if the k-th singular value is close to the next.",

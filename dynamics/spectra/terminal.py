@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from dynamics.checkpoints import parameter_names
 from dynamics.descriptions import plural
 from dynamics.errors import printable
 from dynamics.presentation import tables
 from dynamics.presentation.tables import Section
+from dynamics.presentation.text import percent
 from dynamics.spectra.comparison import NOT_SELECTED, changed_only, frame
+from dynamics.spectra.linalg import TOPS
 from dynamics.spectra.notes import headline, notes
+from dynamics.spectra.pooled import ENERGIES, by_module, pooled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +59,12 @@ def show(
     """Print medians over the matrices of each kind of module; ``remarks`` are notes on the checkpoints themselves."""
 
     def sections(_width: int, _fancy: bool) -> list[Section]:
-        return [_head(base, tuned, spectra, skipped, method), *_tables(frame(spectra)), _end(spectra, skipped, remarks)]
+        return [
+            _head(base, tuned, spectra, skipped, method),
+            *_tables(frame(spectra)),
+            _concentration(spectra),
+            _end(spectra, skipped, remarks),
+        ]
 
     tables.show(sections, console)
 
@@ -86,6 +96,28 @@ def _tables(rows: pd.DataFrame) -> list[Section]:
         [update_table, Text(note, "dim")],
         [mask_table, Text("principal, low: share of the changed weights in that mask", "dim")],
     ]
+
+
+def _concentration(spectra: Sequence[Spectrum]) -> Section:
+    """Tabulate how the energy and the singular values of the updates fall, of all matrices of a kind together."""
+    if not any(spectrum.energy_1 == spectrum.energy_1 for spectrum in spectra):
+        return []
+    table = tables.table("|module", *(f">top {top}" for top in TOPS), ">decay", ">fit", ">decay, base", ">fit, base")
+    rows = [
+        (kind, found, [spectrum for spectrum in spectra if parameter_names.kind(spectrum.name) == kind])
+        for kind, found in by_module(spectra).items()
+    ]
+    for kind, found, part in [*rows, ("all", pooled(spectra), list(spectra))] if len(rows) > 1 else rows:
+        decays = [cell for side in ("update", "base") for cell in (found[f"decay_{side}"], _median(part, f"decay_{side}_fit"))]
+        shares = ("-" if math.isnan(found[name]) else percent(found[name]) for name in ENERGIES)
+        tables.add(table, kind, *shares, *(_written(cell, ".2f") for cell in decays))
+    note = "top: energy of the updates in that many directions of each, pooled; decay: sigma_i ~ i^-decay over the first k, fit: its R^2"
+    return [table, Text(note, "dim")]
+
+
+def _median(spectra: Sequence[Spectrum], name: str) -> float:
+    values = [value for spectrum in spectra if spectrum.update_norm and (value := getattr(spectrum, name)) == value]
+    return median(values) if values else math.nan
 
 
 def _end(spectra: list[Spectrum], skipped: list[Skip], remarks: Sequence[str]) -> Section:
