@@ -9,6 +9,7 @@ report      `dynamics.sparsity.compare`: every measure of the report
 reading     `preadv` of both files into reused buffers, same threads: the floor for identical files
 halves      the floor of a float32 base against bf16: the upper halves of its values are compared
 adapter     a LoRA adapter of rank 16 against its base, beside the report of the dense pair, which has as many changed weights
+digests     the report with the digests of both sides, beside the report without, and beside sha256 of both files
 published   the logic of the script of arXiv 2505.11711: load both with safetensors, concatenate the differences, `isclose`
 
 Rounds alternate between the contestants, so that noise of the machine affects all of them. The ratio is that of the medians; the best
@@ -19,6 +20,7 @@ command in a fresh process.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
@@ -140,6 +142,20 @@ def reading(base: Path, tuned: Path, threads: int, chunk: int = 1 << 20) -> None
         os.close(file)
 
 
+def sha256_of_files(*paths: Path, threads: int) -> list[str]:
+    """Hash files as ``sha256sum`` does."""
+
+    def of_file(path: Path) -> str:
+        found = hashlib.sha256()
+        with open(path, "rb") as file:
+            while data := file.read(1 << 18):
+                found.update(data)
+        return found.hexdigest()
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(of_file, paths))
+
+
 def published(base: Path, tuned: Path) -> float:
     """Do the arithmetic of check_sparsity.py with `safe_open` (the script itself loads by transformers, which is slower)."""
     import torch
@@ -218,6 +234,10 @@ def main() -> None:
                 lambda t=tuned: compare(base, t, threads=threads),
                 options.rounds,
             )
+        sparse = paths["sparse"]
+        plain, hashed = (partial(compare, base, sparse, threads=threads, digest=digest) for digest in (False, True))
+        race("sparse, with digests", "plain", plain, hashed, options.rounds)
+        race("sparse, with digests", "sha256", lambda: sha256_of_files(base, sparse, threads=threads), hashed, options.rounds)
         others = write_others(Path(temporary), options.gib)
         for name, a, b, peer in (
             ("float32", others["F32 base"], others["F32 tuned"], lambda a, b: floor(a, b, threads, np.uint32)),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -106,12 +106,16 @@ class Digester:
         #: number of weights that are read for their digests alone
         self.left = sum(tensor.numel for tensor in self._rest.values())
 
-    def wants(self, tensor: Tensor) -> bool:
-        """Whether the bytes of a tensor are of use."""
-        return key(tensor) in self._running
+    def leaves(self, tensors: Sequence[Tensor], stored: Sequence[Shaped[np.ndarray, " n"]]) -> list[tuple[Tensor, bytes]]:
+        """Hash the same range of elements of tensors, ``(n,)`` each as stored, on any thread; return what ``add`` takes, of what is new."""
+        found: dict[Hashable, tuple[Tensor, bytes]] = {}
+        for tensor, elements in zip(tensors, stored, strict=True):
+            if (name := key(tensor)) not in found and name in self._running:
+                found[name] = tensor, leaves(elements)
+        return list(found.values())
 
     def add(self, tensor: Tensor, stop: int, found: bytes) -> None:
-        """Add ``leaves`` of elements up to ``stop``, which follow those that were added before; what was added already is not used."""
+        """Add ``leaves`` of elements up to ``stop``, which follow those that were added before, on one thread; what was added is not used."""
         name = key(tensor)
         if name in self._running:
             running, numel, done = self._running[name]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare the updates and write the requested outputs."""
     from dynamics.cli.command import reader_may_leave
+    from dynamics.cli.digests import refuse_in_parts
     from dynamics.cli.outputs import check_outputs, save_figure, write
     from dynamics.cli.partial import check_complete
     from dynamics.cli.progress import ProgressBar
@@ -32,13 +33,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if cluster.is_asked_for(options):
         from dynamics.overlap.parts import MEASURE, open_work, result
 
+        refuse_in_parts(options, "hash")
         made = cluster.run(options, MEASURE, open_work, checkpoints, settings, result)
         if made is None:  # a part, which is written
             return
         comparison = made
     else:
         with ProgressBar("comparing", compiles=True) as bar:
-            comparison = compare(checkpoints[0], checkpoints[1:], **settings, progress=bar)
+            comparison = compare(checkpoints[0], checkpoints[1:], **settings, progress=bar, digest=options.hash)
     if "-" not in (options.json, options.csv):
         from dynamics.overlap.terminal import show
 
@@ -62,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     from dynamics.cli.command import Parser
+    from dynamics.cli.digests import add_hash
     from dynamics.cli.outputs import add_outputs
     from dynamics.cli.partial import add_allow_partial
     from dynamics.cli.thresholds import add_thresholds
@@ -90,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_outputs(parser, "every row", "overlap against chance")
     add_thresholds(parser)
+    add_hash(parser)
     add_allow_partial(parser)
     add_cluster(parser, "tensors")
     return parser

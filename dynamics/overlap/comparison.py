@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float64, Int64, Shaped
 
+    from dynamics.checkpoints.digests import Digester
     from dynamics.checkpoints.matching import Match
     from dynamics.checkpoints.tensor import Tensor
     from dynamics.io.threads import Progress
@@ -152,7 +153,7 @@ class Comparison:
     By rule, ``consensus`` is the number of weights changed by 0, 1, ... of the updates; ``first`` the number that first differ from the
     base at the 1st, 2nd, ... checkpoint, or (last) at none; ``came_back`` the number that changed but have the base's value at the last
     checkpoint. ``coverage`` is the share of the parameters that were compared: of ``base``, and of each tuned checkpoint by its number,
-    from ``1``.
+    from ``1``. ``digests`` has that of each checkpoint, base first, if they were asked for.
     """
 
     base: Checkpoint
@@ -170,6 +171,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     rtol: float = 1e-3
     atol: float = 1e-5
+    digests: list[str] = field(default_factory=list)
 
     @property
     def incomplete(self) -> str:
@@ -217,6 +219,7 @@ class Comparison:
             "coverage": self.coverage,
             "base": self.base.path,
             "tuned": [checkpoint.path for checkpoint in self.tuned],
+            **({"digests": {"base": self.digests[0], "tuned": self.digests[1:]}} if self.digests else {}),
             "rules": rule_texts(self.rtol, self.atol),
             "notes": self.notes,
             "numel": self.numel,
@@ -308,6 +311,7 @@ def compare(
     atol: float = 1e-5,
     threads: int | None = None,
     progress: Progress | None = None,
+    digest: bool = False,
 ) -> Comparison:
     """Compare the masks of the updates of two or more checkpoints of one base, in one pass over all files.
 
@@ -319,6 +323,7 @@ def compare(
     rtol, atol : thresholds of the rules of the same names.
     threads : number of threads; one per core if None.
     progress : called with (weights done, total weights).
+    digest : whether to compute the digests of all checkpoints' weights from what is read, see ``dynamics.sparsity.compare``.
 
     Examples
     --------
@@ -332,8 +337,19 @@ def compare(
     from dynamics.io.threads import cores
 
     aligned = align(base, tuned)
-    counted = count(list(aligned.sets.values()), rtol, atol, threads or cores(), progress)
-    return from_counts(aligned, dict(zip(aligned.sets, counted, strict=True)), rtol=rtol, atol=atol)
+    sets, digester = list(aligned.sets.values()), None
+    opened: list[Checkpoint] = []
+    if digest:
+        from dynamics.checkpoints.digests import Digester
+
+        opened = [open_checkpoint(source) for source in (base, *tuned)]  # adapters as they are stored
+        digester = Digester(opened, itertools.chain.from_iterable(sets))
+    counted = count(sets, rtol, atol, threads or cores(), progress, digester)
+    comparison = from_counts(aligned, dict(zip(aligned.sets, counted, strict=True)), rtol=rtol, atol=atol)
+    if digester is not None:
+        digester.finish(threads)
+        comparison.digests.extend(map(digester.digest, opened))
+    return comparison
 
 
 def from_counts(aligned: Aligned, counted: Mapping[str, Counts], *, rtol: float = 1e-3, atol: float = 1e-5) -> Comparison:
@@ -409,8 +425,10 @@ def _rows(name: str, parts: list[tuple[list[Tensor], Counts]]) -> list[Row]:
     return rows
 
 
-def count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, progress: Progress | None) -> list[Counts]:
-    """Count each set of tensors (base first), chunk by chunk."""
+def count(
+    sets: list[list[Tensor]], rtol: float, atol: float, threads: int, progress: Progress | None, digester: Digester | None = None
+) -> list[Counts]:
+    """Count each set of tensors (base first), chunk by chunk; what is read is added to the digests."""
     from dynamics.io.threads import in_order
 
     counts_of = [Counts.empty(len(tensors) - 1) for tensors in sets]
@@ -418,22 +436,26 @@ def count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, prog
     for index, tensors in enumerate(sets):
         length = chunk_length([tensor.dtype for tensor in tensors])
         spans += [(index, tensors, start, min(start + length, tensors[0].numel)) for start in range(0, tensors[0].numel, length)]
-    weights, weights_done = sum(tensors[0].numel for tensors in sets), 0
+    weights, weights_done = sum(tensors[0].numel for tensors in sets) + (0 if digester is None else digester.left), 0
     if progress:
         progress(0, weights)
 
-    def of_span(span: tuple[int, list[Tensor], int, int]) -> Counts:
+    def of_span(span: tuple[int, list[Tensor], int, int]) -> tuple[Counts, list[tuple[Tensor, bytes]]]:
         _, (of_base, *others), start, stop = span
         stored = [of_base.stored(start, stop)]
         for tensor in others:
             beside = tensor.beside(of_base, stored[0], start)
             stored.append(tensor.stored(start, stop) if beside is None else beside)
-        return count_masks(stored, [of_base.dtype, *(tensor.dtype for tensor in others)], rtol, atol)
+        found = [] if digester is None else digester.leaves([of_base, *others], stored)
+        return count_masks(stored, [of_base.dtype, *(tensor.dtype for tensor in others)], rtol, atol), found
 
     with ThreadPoolExecutor(threads) as pool:
         results = in_order(pool, of_span, spans, ahead=4 * threads)
-        for (_, _, start, stop), (index, chunk_counts) in zip(spans, results, strict=True):
+        for (_, _, start, stop), (index, (chunk_counts, found)) in zip(spans, results, strict=True):
             counts_of[index] += chunk_counts
+            for tensor, of_chunk in found:
+                assert digester is not None
+                digester.add(tensor, stop, of_chunk)
             weights_done += stop - start
             if progress:
                 progress(weights_done, weights)

@@ -44,6 +44,7 @@ def _header(comparison: Comparison) -> Section:
     lines: Section = [Text(comparison.headline, "bold")] if comparison.headline else []
     lines.append(Text(f"base   {printable(comparison.base.path, 300)}", "bold"))
     lines += [Text(f"{number + 1:<6} {printable(checkpoint.path, 300)}") for number, checkpoint in enumerate(comparison.tuned)]
+    lines += [Text(f"{number or 'base':<6} {digest}", "dim") for number, digest in enumerate(comparison.digests)]
     skipped = f"; {plural(len(comparison.skipped), 'tensor')} left out, see the end" if comparison.skipped else ""
     return [*lines, Text(f"{plural(comparison.numel, 'weight')} compared{skipped}")]
 

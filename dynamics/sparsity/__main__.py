@@ -16,6 +16,7 @@ from dynamics.sparsity.results import Comparison, Step
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare the checkpoints and write the requested outputs."""
     from dynamics.cli.command import reader_may_leave
+    from dynamics.cli.digests import refuse_in_parts
     from dynamics.cli.outputs import check_outputs
     from dynamics.cli.partial import check_complete
     from dynamics.cli.progress import ProgressBar
@@ -34,9 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if cluster.is_asked_for(options):
         from dynamics.sparsity.parts import MEASURE, open_work, result
 
-        if options.hash or options.save_update:
-            option = "--hash" if options.hash else "--save-update"
-            raise InputError(f"{option}: a part does not read whole checkpoints; leave it out of --part and --scheduler")
+        refuse_in_parts(options, "hash", "save_update")
         made = cluster.run(options, MEASURE, open_work, checkpoints, settings, result)
         if made is None:  # a part, which is written
             return
@@ -98,6 +97,7 @@ def _save_update(options: argparse.Namespace) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     from dynamics.cli.command import Parser
+    from dynamics.cli.digests import add_hash
     from dynamics.cli.outputs import add_outputs
     from dynamics.cli.partial import add_allow_partial
     from dynamics.cli.thresholds import add_thresholds
@@ -127,11 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--like", dest="paper", choices=sorted(PAPERS), help=argparse.SUPPRESS)
     add_thresholds(parser)
-    parser.add_argument(
-        "--hash",
-        action="store_true",
-        help="also write a digest of each checkpoint's weights into the report, of the bytes that are compared (sha256: takes longer)",
-    )
+    add_hash(parser)
     parser.add_argument(
         "--save-update",
         metavar="FILE",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from dynamics.checkpoints.digests import LEAF, Digester, key, leaves
+from dynamics.checkpoints.digests import LEAF, Digester
 
 if TYPE_CHECKING:
-    from dynamics.checkpoints import Checkpoint, Tensor
+    from dynamics.checkpoints import Checkpoint
     from dynamics.checkpoints.matching import Pair
     from dynamics.io.threads import Progress
     from dynamics.sparsity.accumulate import Chunk
@@ -32,15 +32,13 @@ class Digests:
 
     def see(self, chunk: Chunk) -> Callable[[], object]:
         """Hash what is new in a chunk, on any thread; the function that is returned is to be called in the order of the chunks."""
-        found: dict[Hashable, tuple[Tensor, bytes]] = {}
-        if chunk.tuned:
-            for side, stored in ((chunk.tuned[0][1].base, chunk.base), *((pair.tuned, stored) for _, pair, stored in chunk.tuned)):
-                if (name := key(side)) not in found and self._digester.wants(side):
-                    assert chunk.start * side.storage.itemsize % LEAF == 0
-                    found[name] = side, leaves(stored)
+        base = chunk.tuned[0][1].base
+        assert chunk.start * base.storage.itemsize % LEAF == 0
+        sides, stored = [base, *(pair.tuned for _, pair, _ in chunk.tuned)], [chunk.base, *(array for *_, array in chunk.tuned)]
+        found = self._digester.leaves(sides, stored)
 
         def add() -> None:
-            for side, of_chunk in found.values():
+            for side, of_chunk in found:
                 self._digester.add(side, chunk.stop, of_chunk)
 
         return add

@@ -95,6 +95,31 @@ def test_of_an_adapter_its_own_tensors_count(tmp_path):
     assert comparison.digests["base"] == digest(open_checkpoint(base))
 
 
+def test_overlap_has_them_from_one_pass_too(files, tmp_path, monkeypatch, capsys):
+    from dynamics.overlap import compare as overlaps
+    from dynamics.overlap.__main__ import cli as overlap_cli
+
+    plain = overlaps(files[0], [files[1], files[0]]).to_dict()
+    read = Counter()
+    into = File.read_into
+
+    def counted(self, offset, buffer):
+        read.update((self.identity, offset + place) for place in range(0, buffer.nbytes, 16))
+        return into(self, offset, buffer)
+
+    monkeypatch.setattr(File, "read_into", counted)
+    document = overlaps(files[0], [files[1], files[0]], digest=True).to_dict()
+    values = {place: count for place, count in read.items() if place[1] > 4096}  # headers are read once more
+    assert max(values.values()) == 1
+    monkeypatch.undo()
+    expected = {"base": alone(files[0]), "tuned": [alone(files[1]), alone(files[0])]}
+    assert document.pop("digests") == expected
+    assert to_json(document) == to_json(plain)
+    assert overlap_cli([files[0], files[1], files[0], "--hash", "--json", str(tmp_path / "o.json"), "--allow-partial"]) == 0
+    assert json.loads((tmp_path / "o.json").read_text())["digests"] == expected
+    assert alone(files[1]) in capsys.readouterr().out
+
+
 def test_the_command_writes_them_everywhere(files, tmp_path, capsys):
     page, report = tmp_path / "page.html", tmp_path / "report.json"
     assert cli([*files, "--hash", "--json", str(report), "--html", str(page), "--allow-partial"]) == 0
