@@ -115,7 +115,7 @@ class Digester:
         return list(found.values())
 
     def add(self, tensor: Tensor, stop: int, found: bytes) -> None:
-        """Add ``leaves`` of elements up to ``stop``, which follow those that were added before, on one thread; what was added is not used."""
+        """Add ``leaves`` of elements up to ``stop``, which follow those that were added, on one thread; what was added already is left."""
         name = key(tensor)
         if name in self._running:
             running, numel, done = self._running[name]
