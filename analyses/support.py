@@ -5,7 +5,8 @@ Question: does training solve problems that the base cannot solve?
 The paper says that it does not: the base's pass@k at large k matches that of the tuned models. The figure shows the shares of held-out
 problems that only the base solved and that only the tuned model solved, in all samples. It also shows the base's log-probability of correct
 answers, for problems that only the tuned model solved and for problems that both solved. If the base gives an answer with probability p, n
-samples miss it with probability (1 - p)^n: a problem that was not solved is not one that cannot be solved.
+samples miss it with probability (1 - p)^n: a problem that was not solved is not one that cannot be solved. So each is drawn beside what a
+second set of samples of the base itself would give.
 
     python -m analyses.support runs/comparison --out figures        # under a minute for the embedded model
 """
@@ -13,6 +14,7 @@ samples miss it with probability (1 - p)^n: a problem that was not solved is not
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,25 +25,39 @@ from matplotlib.figure import Figure
 
 from analyses import analysis
 from analyses.pass_at_k import BASE, WITHIN
-from analyses.runs import Run, default_settings, is_of_base
+from analyses.runs import Run, default_settings, token_ids
 from analyses.verdicts import Verdict, check_claim_on_rows
 from dynamics import InputError, bootstrap
 from dynamics.presentation import methods, style, ticks
 
 TITLE = "Support: what only one of the two solved"
 CLAIM = "training adds nothing that the base could not do"
+#: share of the answers of a curve that may lie left of the axis
+LEFT_OUT = 0.02
 OUTCOMES = {"only base": "only the base", "only tuned": "only the tuned model"}
 
 
 def caption(table: pd.DataFrame) -> str:
     """Describe the figure."""
     shares = table[table["part"] == "share"]
-    return (
-        f"Left: share of {int(shares['problems'].max())} held-out problems of all splits and seeds that one model solved at least once in "
+    text = (
+        f"Share of {int(shares['problems'].max())} held-out problems of all splits and seeds that one model solved at least once in "
         f"{int(shares['samples'].max())} samples and the other never; bars: 95 % Wilson intervals over problems, of these seeds; grey "
-        "line: what two sets of samples of the base itself would give on average. "
-        "Right: the base's log-probability at temperature 1 of the tuned model's correct answers, the most likely of each problem; "
-        "at the dotted line the base is expected to give the answer once in that many samples."
+        "line: what two sets of samples of the base itself would give on average."
+    )
+    if not (table["part"] == "answer").any():
+        return f"{text} The base's likelihood of correct answers is left out: no run has its weights and samples with token ids."
+    halves = table.loc[table["part"] == "expected answer", "samples"]
+    again = (
+        f"the same without any training, of half of the base's samples ({int(halves.max())}) against the other half; with fewer samples "
+        "somewhat likelier answers are missed."
+        if len(halves)
+        else "nothing, as the base has one sample a problem; with two, one half would be compared with the other."
+    )
+    return (
+        f"{text} Right: the base's log-probability at temperature 1 of the tuned model's correct answers, the most likely of each problem, "
+        "counted from the least likely; a curve that begins above 0 goes on to the left. At the dotted line the base is expected to give "
+        f"the answer once in that many samples. Dashed: {again}"
     )
 
 
@@ -56,12 +72,18 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """Make a table of columns part, label, problems, samples, seeds, seed, outcome, value, low, high.
 
     Parts: share (of the problems, by outcome), expected (share that only one of two equal models solves), balance (for all seeds together
-    and for each), answer (log-probability, one per problem).
+    and for each), answer (log-probability, one per problem), expected answer (the same of halves of the base's samples, each against the
+    other).
     """
     evaluated = [run for run in default_settings(runs) if len(run.evals)]
     rows: list[dict[str, Any]] = []
     for label in dict.fromkeys(run.label for run in evaluated):
         rows += _label_rows(label, [run for run in evaluated if run.label == label])
+    bases: set[tuple[str, int]] = set()
+    for run in evaluated:
+        if run.has_weights and (key := (run.base_checksum, run.seed)) not in bases:
+            bases.add(key)
+            rows += [{"part": "expected answer", "label": "base", "seed": run.seed, **answer} for answer in _expected_answers(run)]
     if not rows:
         raise InputError("none of the runs has evals/ of the base and of the trained model")
     return pd.DataFrame(rows)
@@ -122,23 +144,55 @@ def _balance(solved: pd.DataFrame) -> dict[str, float]:
 
 
 def _answers(run: Run, solved: pd.DataFrame) -> list[dict[str, Any]]:
-    """Compute the base's log-probability of the tuned model's correct answers: the most likely answer of each problem.
+    """Compute the base's log-probability of the tuned model's correct answers: the most likely answer of each problem."""
+    best = _likeliest(run, run.label)
+    return [
+        {"outcome": "both" if solved.loc[f"seed {run.seed}: {problem}", "base"] else "only tuned", "value": value}
+        for problem, value in best.items()
+    ]
 
-    A run without the weights of its base gives no rows.
+
+def _expected_answers(run: Run) -> list[dict[str, Any]]:
+    """Compute the same of the base's own samples: each half of them against the other, as if one half were the tuned model's."""
+    samples = run.evals[run.evals["name"] == BASE].assign(number=lambda own: own.groupby("asked").cumcount())
+    half = int(samples.groupby("asked").size().min()) // 2
+    halves = (range(half), range(half, 2 * half))
+    rows = []
+    for ours, other in (halves, halves[::-1]):
+        solved = samples[samples["number"].isin(other)].groupby("asked")["correct"].any()
+        for problem, value in _likeliest(run, BASE, ours).items():
+            rows.append({"outcome": "both" if solved[problem] else "only tuned", "value": value, "samples": half})
+    return rows
+
+
+def _likeliest(run: Run, name: str, numbers: range | None = None) -> dict[str, float]:
+    """Compute the base's log-probability of the likeliest correct answer to each problem.
+
+    Parameters
+    ----------
+    run : without the weights of its base, or without token ids of its samples, there are no answers.
+    name : of the samples, as in ``Run.evals``.
+    numbers : of the samples of each problem that are looked at, from 0; all if None.
     """
     from dynamics.train import policy
     from dynamics.train.batch import Batch
 
     if not run.has_weights:
-        return []
+        return {}
     prompts: dict[str, list[int]] = {}
     answers: dict[str, dict[tuple[int, ...], None]] = {}  # distinct, in the order of sampling
-    for sample in run.samples():
-        if sample["correct"] and not is_of_base(sample):
-            prompts.setdefault(sample["problem"], sample["prompt_ids"])
-            answers.setdefault(sample["problem"], {}).setdefault(tuple(sample["completion_ids"]))
+    seen: Counter[str] = Counter()
+    for sample, of in zip(run.samples(), run.evals["name"], strict=True):
+        problem = sample["problem"]
+        if of != name:
+            continue
+        seen[problem] += 1
+        chosen = numbers is None or seen[problem] - 1 in numbers
+        if chosen and sample["correct"] and (ids := token_ids(sample)):
+            prompts.setdefault(problem, ids[0])
+            answers.setdefault(problem, {}).setdefault(tuple(ids[1]))
     if not prompts:
-        return []
+        return {}
     completions = [np.array(answer) for distinct in answers.values() for answer in distinct]
     prompt_of = np.repeat(np.arange(len(prompts)), [len(distinct) for distinct in answers.values()])
     blank = [""] * len(completions)
@@ -147,11 +201,7 @@ def _answers(run: Run, solved: pd.DataFrame) -> list[dict[str, Any]]:
     by_token = base.logprobs_of(batch, 1280).double().cpu().numpy()
     by_answer = np.add.reduceat(by_token, np.cumsum(np.append(0, batch.lengths[:-1])))
     best = pd.Series(by_answer).groupby(prompt_of).max()
-    rows = []
-    for position, problem in enumerate(prompts):
-        solved_by_base = bool(solved.loc[f"seed {run.seed}: {problem}", "base"])
-        rows.append({"outcome": "both" if solved_by_base else "only tuned", "value": float(best[position])})
-    return rows
+    return {problem: float(best[position]) for position, problem in enumerate(prompts)}
 
 
 def wilson(successes: int, count: int) -> tuple[float, float]:
@@ -191,41 +241,44 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
         ax.plot([], [], "o", color=methods.OTHER, markerfacecolor=facecolor, label=OUTCOMES[outcome])
     if (table["part"] == "expected").any():
         ax.plot([], [], color=methods.OTHER, linewidth=1.5, label="only one of two bases")
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     return ax
 
 
-def answers(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the distribution of the base's log-probability of correct answers, by method and by whether the base solved the problem."""
-    rows = table[table["part"] == "answer"]
-    for label in dict.fromkeys(rows["label"]):
-        for outcome, dashes in (("both", "-"), ("only tuned", "--")):
-            values = np.sort(rows[(rows["label"] == label) & (rows["outcome"] == outcome)]["value"])
-            if len(values):
-                shares = np.arange(1, len(values) + 1) / len(values)
-                name = f"{label}, {'both solved' if outcome == 'both' else 'only tuned'} ({len(values)})"
-                ax.step(values, shares, where="post", linestyle=dashes, color=methods.color(label), label=name)
-    samples = int(table["samples"].max())
+def answers(table: pd.DataFrame, ax: Axes, outcome: str = "both") -> Axes:
+    """Draw the distribution of the base's log-probability of correct answers by method, of the problems of an outcome.
+
+    Beside it, in grey, that of the base's own correct answers in a second set of samples.
+    """
+    known = table[table["part"].isin(["answer", "expected answer"])]
+    rows = known[known["outcome"] == outcome]
+    for (part, label), own in rows.groupby(["part", "label"], sort=False):
+        values = np.sort(own["value"])
+        expected = part == "expected answer"
+        look: dict[str, Any] = {"linestyle": "--", "color": methods.OTHER} if expected else {"color": methods.color(str(label))}
+        name = f"base, halves ({len(own) // 2})" if expected else f"{label} ({len(own)})"
+        ax.step(values, np.arange(1, len(values) + 1) / len(values), where="post", label=name, **look)
+    samples = int(table.loc[table["part"] == "share", "samples"].max())
     ax.axvline(-np.log(samples), color=style.FAINT, linestyle=":", linewidth=1)
-    ax.annotate(f"1/{samples}", (-np.log(samples), 0), (3, 3), textcoords="offset points", fontsize=7, color=methods.OTHER)
-    ax.set(
-        xlabel="the base's log-probability of a correct answer, nats",
-        ylabel="cumulative share of problems",
-        title="likelihood under the base",
-    )
-    ax.legend(fontsize=7, loc="upper left")
+    ax.annotate(f"1/{samples}", (-np.log(samples), 0), (-3, 3), textcoords="offset points", ha="right", fontsize=7, color=methods.OTHER)
+    first = min((own["value"].quantile(LEFT_OUT) for _, own in known.groupby(["part", "label", "outcome"])), default=-1.0)
+    ax.set(xlim=(1.05 * first, -0.03 * first), ylim=(-0.03, 1.03))
+    ticks.plain(ax.xaxis, 3)
+    ax.set(xlabel="log p under the base, nats", title="both solved" if outcome == "both" else "only the tuned model")
+    ax.legend(fontsize=6.5, loc="upper left")
     return ax
 
 
 def figure(table: pd.DataFrame) -> Figure:
     """Draw the figure."""
-    drawing = style.new_figure(style.TWO_COLUMN, 2.9)
-    if not (table["part"] == "answer").any():  # without the weights of the base
-        draw(table, drawing.subplots())
-        return drawing
-    left, right = drawing.subplots(1, 2, width_ratios=[1, 1.3])
-    draw(table, left)
-    answers(table, right)
+    drawing = style.new_figure(style.TWO_COLUMN, 3.3)
+    outcomes = [name for name in ("both", "only tuned") if ((table["part"] == "answer") & (table["outcome"] == name)).any()]
+    axes: Any = np.atleast_1d(drawing.subplots(1, 1 + len(outcomes)))
+    draw(table, axes[0])
+    for ax, outcome in zip(axes[1:], outcomes, strict=True):
+        answers(table, ax, outcome)
+    if outcomes:
+        axes[1].set_ylabel("share of these problems")
     return drawing
 
 

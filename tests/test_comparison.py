@@ -120,6 +120,26 @@ def test_what_only_one_solved_and_how_unlikely_the_base_found_it(folder: Path) -
     assert (answers["value"] < 0).all()
     rows = [row for file in (folder / "rlvr-0" / "evals").glob("rlvr*") for row in runs.read_json_lines(file)]
     assert len(answers) == len({row["problem"] for row in rows if row["correct"]})
+    again = table[table["part"] == "expected answer"]
+    mine = [row for row in compared[0].samples() if row["model"] == "base, T=1"]
+    halves: dict[str, list[list[bool]]] = {row["problem"]: [[], []] for row in mine}
+    half = len(mine) // len(halves) // 2
+    for row in mine:
+        halves[row["problem"]][row["sample"] // half].append(row["correct"])
+    pairs = [(any(ours), any(other)) for first, second in halves.values() for ours, other in ((first, second), (second, first))]
+    assert (again["outcome"] == "both").sum() == sum(ours and other for ours, other in pairs)
+    assert (again["outcome"] == "only tuned").sum() == sum(ours and not other for ours, other in pairs)
+    assert set(again["samples"]) == {half}
+    rows_again = [
+        {"part": "expected answer", "label": "base", "outcome": "both", "value": value, "samples": half} for value in (-3.0, -1.0)
+    ]
+    with style.use_style():
+        figure = support.figure(pd.concat([table, pd.DataFrame(rows_again)]))
+    assert all(ax.has_data() for ax in figure.axes)
+    names = [text.get_text() for ax in figure.axes[1:] for text in ax.get_legend().get_texts()]
+    assert f"base, halves ({len(again[again['outcome'] == 'both']) // 2 + 1})" in names
+    assert f"half of the base's samples ({half})" in support.caption(table)
+    assert "is left out" in support.caption(table[table["part"] == "share"])
 
 
 @pytest.mark.slow
