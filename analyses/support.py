@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from analyses import analysis
 from analyses.pass_at_k import BASE, WITHIN
 from analyses.runs import Run, default_settings, token_ids
-from analyses.verdicts import Verdict, check_claim_on_rows
+from analyses.verdicts import Verdict, check_claim_on_rows, over_seeds
 from dynamics import InputError, bootstrap
 from dynamics.presentation import methods, style, ticks
 
@@ -42,7 +42,8 @@ def caption(table: pd.DataFrame) -> str:
     shares = table[table["part"] == "share"]
     text = (
         f"Share of {int(shares['problems'].max())} held-out problems of all splits and seeds that one model solved at least once in "
-        f"{int(shares['samples'].max())} samples and the other never; bars: 95 % Wilson intervals over problems, of these seeds; grey "
+        f"{int(shares['samples'].max())} samples and the other never; bars: 95 %, the wider of Wilson's over problems and "
+        "Student's over seeds; grey "
         "line: what two sets of samples of the base itself would give on average."
     )
     if not (table["part"] == "answer").any():
@@ -94,15 +95,10 @@ def _label_rows(label: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
     by_run = [_solved(run) for run in runs]
     solved = pd.concat(by_run)
     shared = {"label": label, "problems": len(solved), "samples": int(solved["samples"].max()), "seeds": len(runs)}
-    rows: list[dict[str, Any]] = []
-    for outcome, problems in (
-        ("both", solved["base"] & solved["tuned"]),
-        ("only base", solved["base"] & ~solved["tuned"]),
-        ("only tuned", ~solved["base"] & solved["tuned"]),
-        ("neither", ~solved["base"] & ~solved["tuned"]),
-    ):
-        low, high = wilson(int(problems.sum()), len(solved))
-        rows.append({"part": "share", **shared, "outcome": outcome, "value": float(problems.mean()), "low": low, "high": high})
+    rows: list[dict[str, Any]] = [
+        {"part": "share", **shared, "outcome": outcome, **_share([_outcome(own, outcome) for own in by_run])}
+        for outcome in ("both", "only base", "only tuned", "neither")
+    ]
     rows.append({"part": "expected", **shared, "outcome": "only one of two bases", "value": float(_alone(solved).mean())})
     rows.append({"part": "balance", **shared, "outcome": "only tuned - only base", **_balance(solved)})
     for run, own in zip(runs, by_run, strict=True):
@@ -122,6 +118,21 @@ def _solved(run: Run) -> pd.DataFrame:
     correct = samples[samples["name"] == BASE].groupby("problem")["correct"].agg(["sum", "size"])
     rate = (correct["sum"] + 0.5) / (correct["size"] + 1)
     return solved.astype({"base": bool, "tuned": bool}).assign(rate=rate.reindex(solved.index))
+
+
+def _outcome(solved: pd.DataFrame, outcome: str) -> pd.Series[bool]:
+    """Tell for each problem whether it was solved by ``both`` models, by ``only base``, by ``only tuned`` or by ``neither``."""
+    by_base, by_tuned = outcome in ("both", "only base"), outcome in ("both", "only tuned")
+    return (solved["base"] == by_base) & (solved["tuned"] == by_tuned)
+
+
+def _share(by_seed: Sequence[pd.Series[bool]]) -> dict[str, float]:
+    """Compute the share of the problems of all seeds, with the hull of Wilson's interval over problems and Student's over seeds."""
+    together = pd.concat(by_seed)
+    over_problems = wilson(int(together.sum()), len(together))
+    _, low, high = over_seeds([float(own.mean()) for own in by_seed])
+    ends = {"low": float(np.fmin(low, over_problems[0])), "high": float(np.fmax(high, over_problems[1]))}
+    return {"value": float(together.mean())} | ends
 
 
 def _alone(solved: pd.DataFrame) -> pd.Series[float]:
@@ -234,6 +245,7 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.set_xlim(left=0)
+    ax.set_ylim(len(labels) - 0.5, -1.2)  # with room for the legend
     ticks.plain(ax.xaxis, 4, least=2, share=True)
     ax.grid(axis="x")
     ax.set(xlabel="share of the problems", title="solved by one only")

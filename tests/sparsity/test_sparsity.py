@@ -158,6 +158,28 @@ def test_a_series_is_its_pairs(pair, rng):
     assert [entry["against"] for entry in document["series"]] == ["first", "first", "previous", "previous"]
 
 
+def test_a_series_reads_each_file_once(tmp_path, rng, monkeypatch):
+    from safetensors.numpy import save_file
+
+    from dynamics.checkpoints.files import File
+
+    paths, weights = [], {"w": rng.normal(size=(300, 200)).astype(np.float32), "tied": np.zeros(0, np.float32)}
+    for step in range(4):
+        paths.append(tmp_path / f"step-{step}.safetensors")
+        save_file(weights, paths[-1])
+        weights = {name: value + np.float32(0.01) for name, value in weights.items()}
+    counted = dict.fromkeys(paths, 0)
+    read = File.read_into
+
+    def count(self, offset, buffer):
+        counted[self.path] += buffer.nbytes
+        read(self, offset, buffer)
+
+    monkeypatch.setattr(File, "read_into", count)
+    assert len(series(paths)) == 6
+    assert all(size < 1.1 * weights["w"].nbytes for size in counted.values())  # with the header
+
+
 # the papers' numbers
 
 
