@@ -245,7 +245,6 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.set_xlim(left=0)
-    ax.set_ylim(len(labels) - 0.5, -1.2)  # with room for the legend
     ticks.plain(ax.xaxis, 4, least=2, share=True)
     ax.grid(axis="x")
     ax.set(xlabel="share of the problems", title="solved by one only")
