@@ -57,7 +57,8 @@ def caption(table: pd.DataFrame) -> str:
     left_out = "" if (table["quantity"] == "proposer/entropy").any() else " No run of self-play recorded its roles, so they are left out."
     return (
         f"Nats per token at temperature 1, {seed_count(table)} seeds (thin) and their mean (thick); running mean over {WINDOW} steps on "
-        "own data. Solid: entropy over the whole vocabulary; dotted: mean -log p of the sampled tokens, the paper's definition. On its own "
+        "own data. Solid: entropy over the whole vocabulary; dotted, or hollow if it is one point: mean -log p of the sampled tokens, the "
+        "paper's definition. On its own "
         "data, SFT is measured on the given answers. Fixed prompts are held-out prompts of the run's task that do not change; all methods "
         "of a seed use the same random numbers to sample from them. They are few, so their mean -log p deviates from the entropy, alike "
         "for all methods. Change: the last fifth of the run minus the first, on fixed prompts; a dot per seed, bars: 95 % t interval over "
@@ -125,7 +126,8 @@ def _mean_surprisal(rows: pd.DataFrame, ax: Axes, color: str, window: int) -> No
     """Draw the paper's definition of entropy as a dotted line: the mean over seeds."""
     if len(rows):
         mean = rows.groupby("step")["value"].mean().rolling(window, center=True, min_periods=1).mean()
-        ax.plot(mean.index, mean, color=color, linestyle=":", linewidth=1.3)
+        lone = methods.lone_marker(mean, "")
+        ax.plot(mean.index, mean, color=color, linestyle=":", linewidth=1.3, markerfacecolor="white", **lone)
 
 
 def roles(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:

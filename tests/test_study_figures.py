@@ -15,7 +15,7 @@ from matplotlib.image import imread, imsave
 
 from analyses import analysis, entropy_dynamics, pass_at_k, proposer_variants, runs, update_sparsity, variance
 from analyses.verdicts import with_intervals
-from dynamics.presentation import style
+from dynamics.presentation import methods, style
 from dynamics.sparsity.definitions import RULES
 
 IMAGES = Path(__file__).parent / "data" / "figures"
@@ -162,6 +162,30 @@ def test_entropy_has_panels_of_what_was_recorded_and_whole_steps() -> None:
     assert ax.get_title(loc="left") == "own data"
     assert all(float(tick).is_integer() for tick in ax.get_xticks())
     assert "left out" in entropy_dynamics.caption(pd.DataFrame(rows))
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_curve_of_one_point_is_seen(seeds: int) -> None:
+    rows = [
+        {"label": label, "seed": seed, "quantity": quantity, "step": step, "value": 0.5, "first": math.nan, "last": math.nan}
+        for label in ("rlvr", "selfplay")
+        for seed in range(seeds)
+        for quantity in ("entropy", "probe/solver/entropy", "probe/solver/nll_sampled")
+        for step in range(1, 2 if quantity.startswith("probe") else 4)
+    ]
+    own, fixed = drawn(entropy_dynamics, pd.DataFrame(rows)).axes
+    assert fixed.get_title(loc="left") == "fixed problems"
+    assert len(fixed.lines) == 2 * ((seeds if seeds > 1 else 0) + 2)  # of each method: seeds, their mean, -log p
+    assert all(line.get_marker() != "None" for line in fixed.lines)
+    assert all(line.get_marker() == "None" for line in own.lines)
+
+
+def test_a_line_of_one_point_has_a_marker_and_a_bar() -> None:
+    with style.use_style():
+        ax = style.new_figure(3, 3).subplots()
+        methods.line(pd.DataFrame({"at": [1], "value": [0.5], "low": [0.4], "high": [0.6]}), "at", "solver", ax, marker="")
+    assert [line.get_marker() for line in ax.lines] == ["o"]
+    assert len(ax.collections) == 2  # the band, which has no width, and the bar
 
 
 def test_the_title_says_what_the_runs_are_a_sample_of() -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamics.presentation import style
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
@@ -40,18 +42,27 @@ def marker_style(label: str) -> dict[str, Any]:
 
 
 def line(part: pd.DataFrame, x: str, label: str, ax: Axes, band: bool = True, **more: Any) -> Axes:
-    """Draw a line with its band from columns ``x``, value, low, high, with rows in any order. A band with NaN is not drawn."""
+    """Draw a line with its band from columns ``x``, value, low, high, with rows in any order. A band with NaN is not drawn.
+
+    A single point has a marker, and a bar for its band.
+    """
     part = part.sort_values(x)
     at, low, high = (part[name].to_numpy(float) for name in (x, "low", "high"))
-    options = marker_style(label) | {"markersize": 4, "label": label} | more
+    options = marker_style(label) | {"markersize": 4, "label": label} | more | lone_marker(at, label, more.get("marker", "o"))
     if band and np.isfinite(low).all() and np.isfinite(high).all():
-        ax.fill_between(at, low, high, color=options["color"], alpha=0.15, linewidth=0)
+        style.band(ax, at, low, high, color=options["color"], alpha=0.15)
     ax.plot(at, part["value"], **options)
     return ax
 
 
+def lone_marker(values: Any, label: str, marker: str = "") -> dict[str, Any]:
+    """Return the options of ``Axes.plot`` that make a line of a single finite value visible: a marker, unless the line has one."""
+    lone = int(np.isfinite(np.asarray(values, float)).sum()) == 1 and marker in ("", "None")
+    return {"marker": MARKERS.get(label.partition(",")[0], "o"), "markersize": 5} if lone else {}
+
+
 def seeds(part: pd.DataFrame, x: str, label: str, ax: Axes, window: int = 1, **more: Any) -> Axes:
-    """Draw every seed as a thin line and their mean as a thick line.
+    """Draw every seed as a thin line and their mean as a thick line; what is a single point has a marker.
 
     Parameters
     ----------
@@ -67,8 +78,10 @@ def seeds(part: pd.DataFrame, x: str, label: str, ax: Axes, window: int = 1, **m
     smooth = wide.rolling(window, center=True, min_periods=1).mean()
     if len(wide.columns) > 1:
         for seed in wide.columns:
-            ax.plot(smooth.index, smooth[seed], color=options["color"], linewidth=0.7, alpha=0.5, linestyle=options.get("linestyle", "-"))
-    ax.plot(smooth.index, smooth.mean(axis=1), **options)
+            thin = {"color": options["color"], "linewidth": 0.7, "alpha": 0.5, "linestyle": options.get("linestyle", "-")}
+            ax.plot(smooth.index, smooth[seed], **thin | lone_marker(smooth[seed], label) | {"markersize": 3})
+    mean = smooth.mean(axis=1)
+    ax.plot(smooth.index, mean, **lone_marker(mean, label) | options)
     return ax
 
 
