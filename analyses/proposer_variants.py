@@ -82,7 +82,7 @@ def headline(table: pd.DataFrame) -> str:
     parts = {
         variant_name(str(label)): over_seeds((wide[label] - wide[default]).dropna().to_numpy()) for label in wide.columns.drop(default)
     }
-    return analysis.changes_in_words("pass@1, minus self-play with its trained proposer", parts) if parts else TITLE
+    return analysis.changes_in_words("pass@1 over all sets, minus self-play with its trained proposer", parts) if parts else TITLE
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:

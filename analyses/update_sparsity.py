@@ -265,7 +265,7 @@ def over_training(table: pd.DataFrame, ax: Axes) -> Axes:
         ax.set(title="over training", ylabel="sparsity, rule bf16", ylim=(0, 1))
     ax.set_xlabel("step")
     ticks.whole(ax.xaxis, 4)
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=6.5, labelspacing=0.2, handlelength=1.6)
     return ax
 
 
