@@ -13,6 +13,7 @@ import torch
 from dynamics import overlap
 from dynamics.entropy import kernels as entropy_kernels
 from dynamics.entropy.logits import from_logits
+from dynamics.entropy.moments import bits_of
 from dynamics.passk.estimators import curves, g_pass_at_k, maj_at_k, mg_pass_at_k, pass_at_k
 from dynamics.sparsity.accumulate import accumulate_arrays
 from dynamics.sparsity.definitions import Thresholds
@@ -33,7 +34,7 @@ def others() -> None:
         overlap.compare({"w": values}, [{"w": values * 2}, {"w": values * 3}])
         from_logits(values[None], targets=np.array([1]))
         one = np.ones(1)
-        entropy_kernels.diverge(values[None], values[None], one, one, np.zeros(1), np.zeros(1))
+        entropy_kernels.diverge(bits_of(values[None]), bits_of(values[None]), one, one, np.zeros(1), np.zeros(1))
     from_logits(torch.ones(1, 4, dtype=torch.bfloat16), targets=torch.tensor([1]))
     pass_at_k(8, 4, 2)
     curves([8], [4], [1, 2])

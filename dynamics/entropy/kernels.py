@@ -31,6 +31,8 @@ _ROUND = 1.5 * 2.0**52
 #: coefficients of r^2, r^3, ... that minimise the largest relative error of 1 + r + ... to exp(r) for |r| <= log(2) / 2, which is 1.7e-14
 _C2, _C3, _C4, _C5 = 0.4999999999966425, 0.1666666666726521, 0.04166666696227091, 0.008333333095106112
 _C6, _C7, _C8, _C9 = 0.001388881114054939, 0.00019841539057455706, 2.4880811649877854e-05, 2.7493081391409137e-06
+#: differences of log-probabilities below which a series is used
+NEAR_0 = 0.05
 #: columns of a row of sums
 MAX, SUM_EXP, SUM_X_EXP, SUM_X2_EXP = range(4)
 #: logits that are compared at once, so that counts fit into 16 bits; and when the largest are looked for
@@ -234,34 +236,81 @@ def summarise(logits, inverse, low, high, out, above, near, near_counts, first, 
 @compiled
 def _excess(d, e):
     """Compute exp(d) - 1 - d, given ``e`` = exp(d); by a series near 0, where the difference would cancel."""
-    if abs(d) < 0.03:
-        return d * d * (1 / 2 + d * (1 / 6 + d * (1 / 24 + d * (1 / 120 + d / 720))))
+    if abs(d) < NEAR_0:
+        return d * d * (1 / 2 + d * (1 / 6 + d * (1 / 24 + d * (1 / 120 + d * (1 / 720 + d * (1 / 5040))))))
     return e - 1.0 - d
 
 
 @compiled
+def _divergence(row_a, row_b, log_a, log_b):
+    """Return the contribution of a part of a row to both divergences, if all log-probabilities are at least FLOOR."""
+    wide_vectors()
+    forth = 0.0
+    back = 0.0
+    for i in range(row_a.size):
+        la = _value(row_a[i]) - log_a
+        lb = _value(row_b[i]) - log_b
+        p = _exp(la)
+        q = _exp(lb)
+        d = lb - la
+        dd = d * d
+        even = 0.5 + dd * (1 / 24 + dd * (1 / 720))
+        odd = d * (1 / 6 + dd * (1 / 120 + dd * (1 / 5040)))
+        near = abs(d) < NEAR_0
+        forth += p * (dd * (even + odd)) if near else q - p - p * d
+        back += q * (dd * (even - odd)) if near else p - q + q * d
+    return forth, back
+
+
+@compiled
+def _deep_divergence(row_a, row_b, log_a, log_b):
+    """Compute the same for any log-probabilities."""
+    forth = 0.0
+    back = 0.0
+    endless_forth = False
+    endless_back = False
+    for i in range(row_a.size):
+        a = _value(row_a[i])
+        b = _value(row_b[i])
+        la = a - log_a
+        lb = b - log_b
+        p = math.exp(la)
+        q = math.exp(lb)
+        if p == 0.0 and q == 0.0:
+            continue
+        d = lb - la
+        forth += q - p - p * d if p > 0.0 and abs(d) > 600 else p * _excess(d, math.exp(min(d, 600.0))) if p > 0.0 else q
+        back += p - q + q * d if q > 0.0 and abs(d) > 600 else q * _excess(-d, math.exp(min(-d, 600.0))) if q > 0.0 else p
+        endless_forth |= p > 0.0 and b == -np.inf
+        endless_back |= q > 0.0 and a == -np.inf
+    return np.inf if endless_forth else forth, np.inf if endless_back else back
+
+
+@compiled
+def _smallest(row):
+    """Return the smallest logit of a row."""
+    wide_vectors()
+    smallest = _key(row[0])
+    for i in range(row.size):
+        smallest = min(smallest, _key(row[i]))
+    return _value(_key(smallest))
+
+
+@compiled
 def diverge(a, b, logsumexp_a, logsumexp_b, forth, back):
-    """Add the contribution of a part of the vocabulary to KL(a || b), ``forth``, and to KL(b || a), ``back``; (rows,) each."""
+    """Add the contribution of a part of the vocabulary to KL(a || b), ``forth``, and to KL(b || a), ``back``; (rows,) each.
+
+    ``a`` and ``b`` are (rows, part) bits of logits.
+    """
+    wide_vectors()
     for i in range(a.shape[0]):
-        row_a = a[i]
-        row_b = b[i]
         log_a = logsumexp_a[i]
         log_b = logsumexp_b[i]
-        kl_ab = 0.0
-        kl_ba = 0.0
-        for j in range(row_a.size):
-            la = np.float64(row_a[j]) - log_a
-            lb = np.float64(row_b[j]) - log_b
-            p = math.exp(la)
-            q = math.exp(lb)
-            if p == 0.0 and q == 0.0:
-                continue
-            d = lb - la
-            kl_ab += q - p - p * d if p > 0.0 and abs(d) > 600 else p * _excess(d, math.exp(min(d, 600.0))) if p > 0.0 else q
-            kl_ba += p - q + q * d if q > 0.0 and abs(d) > 600 else q * _excess(-d, math.exp(min(-d, 600.0))) if q > 0.0 else p
-            if p > 0.0 and q == 0.0 and row_b[j] == -np.inf:
-                kl_ab = np.inf
-            if q > 0.0 and p == 0.0 and row_a[j] == -np.inf:
-                kl_ba = np.inf
-        forth[i] += kl_ab
-        back[i] += kl_ba
+        if np.isnan(log_a) or np.isnan(log_b):
+            both = np.nan, np.nan
+        elif _smallest(a[i]) - log_a >= FLOOR and _smallest(b[i]) - log_b >= FLOOR:
+            both = _divergence(a[i], b[i], log_a, log_b)
+        else:
+            both = _deep_divergence(a[i], b[i], log_a, log_b)
+        forth[i] += both[0]
+        back[i] += both[1]

@@ -14,14 +14,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from dynamics._moved import moved_names
-from dynamics.entropy.moments import ROWS, Columns, Counts, on_threads, softmax_moments
-from dynamics.entropy.pieces import Pieces, tensor_moments
+from dynamics.entropy.moments import ROWS, Columns, Counts, softmax_moments
+from dynamics.entropy.pieces import Divergences, Pieces, tensor_moments
 from dynamics.errors import InputError
 from dynamics.models import Head
 
@@ -338,50 +339,96 @@ def from_hidden(
     ids = None if targets is None else _targets(torch.as_tensor(targets).cpu().numpy(), shape, size)
     flat = hidden.detach().reshape(-1, hidden.shape[-1])
     head = Head(weight.detach(), None if bias is None else bias.detach(), softcap, scale, size)
-    parts = []
+    (stats,), _ = _from_states([(flat, head)], temperatures, ids, rank, min(top, size))
+    return _shaped(stats, shape)
+
+
+def _from_states(
+    sides: Sequence[tuple[Float[torch.Tensor, "tokens _"], Head]],
+    temperatures: Float[np.ndarray, " tokens"],
+    targets: Int[np.ndarray, " tokens"] | None,
+    rank: bool,
+    top: int,
+) -> tuple[list[list[torch.Tensor | None]], tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]]:
+    """Measure hidden states of one model, or of two over the same tokens; the largest logits of the first only.
+
+    Returns the columns of each, and of two the divergences over the vocabulary that both have, see ``divergence``.
+    """
+    import torch
+
+    heads = [head for _, head in sides]
+    tokens, shared = min(head.tokens for head in heads), min(head.size for head in heads)
+    cuts = sorted({*range(0, max(head.size for head in heads), min(head.rows for head in heads)), *(head.size for head in heads)})
+    columns: list[list[Columns]] = [[] for _ in sides]
+    kl_ab, kl_ba = [np.zeros(0)], [np.zeros(0)]
     with torch.no_grad(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        buffer = head.buffer(flat)
-        for begin in range(0, len(flat), head.tokens):
-            piece = slice(begin, min(begin + head.tokens, len(flat)))
-            states = flat[piece]
-            pieces = Pieces(states, head, temperatures[piece], None if ids is None else ids[piece], rank, top)
-            for start, stop in head.stretches():
-                pieces.add(head(states, start, stop, buffer), start, pool)
-            parts.append(pieces.columns())
-    return _shaped(_joined(parts, ids is not None, min(top, size), hidden.device), shape)
+        buffers = [head.buffer(hidden) for hidden, head in sides]
+        for begin in range(0, len(sides[0][0]), tokens):
+            piece = slice(begin, begin + tokens)
+            states = [hidden[piece].detach() for hidden, _ in sides]
+            ids = None if targets is None else targets[piece]
+            measured = [
+                Pieces(hidden, head, temperatures[piece], ids, rank, top * (number == 0))
+                for number, (hidden, head) in enumerate(zip(states, heads, strict=True))
+            ]
+            divergences = Divergences()
+            for start, stop in pairwise(cuts):
+                present = [number for number, head in enumerate(heads) if stop <= head.size]
+                logits = [heads[number](states[number], start, stop, buffers[number]) for number in present]
+                moments = [measured[number].add(values, start, pool) for number, values in zip(present, logits, strict=True)]
+                if len(sides) == 2 and stop <= shared:
+                    divergences.add((logits[0], logits[1]), (moments[0], moments[1]), pool)
+            for of_side, pieces in zip(columns, measured, strict=True):
+                of_side.append(pieces.columns())
+            if len(sides) == 2:
+                for parts, values in zip((kl_ab, kl_ba), divergences.whole(), strict=True):
+                    parts.append(values)
+    joined = [
+        _joined(of_side, targets is not None, top * (number == 0), hidden.device)
+        for number, (of_side, (hidden, _)) in enumerate(zip(columns, sides, strict=True))
+    ]
+    return joined, (np.concatenate(kl_ab), np.concatenate(kl_ba))
+
+
+def from_two(
+    first: tuple[Float[torch.Tensor, "tokens width_a"], Head],
+    second: tuple[Float[torch.Tensor, "tokens width_b"], Head],
+    targets: Int[torch.Tensor, " tokens"] | None = None,
+    rank: bool = True,
+    top: int = 0,
+) -> tuple[TokenStats, TokenStats, Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
+    """Measure two models over the same tokens with one product each; also KL(first || second) and KL(second || first).
+
+    Parameters
+    ----------
+    first, second : (tokens, width) hidden states, and their output head.
+    targets, rank : see ``from_hidden``.
+    top : number of most likely tokens of the first model that are wanted.
+
+    Returns
+    -------
+    What ``from_hidden`` gives for each, and what ``divergence`` gives.
+    """
+    count = len(first[0])
+    ids = None if targets is None else _targets(targets.cpu().numpy(), (count,), min(first[1].size, second[1].size))
+    (a, b), (kl_ab, kl_ba) = _from_states([first, second], np.ones(count), ids, rank, min(top, first[1].size))
+    return _shaped(a, (count,)), _shaped(b, (count,)), kl_ab, kl_ba
 
 
 def divergence(
-    first: tuple[Float[torch.Tensor, "tokens width_a"], Head, Float[np.ndarray, " tokens"]],
-    second: tuple[Float[torch.Tensor, "tokens width_b"], Head, Float[np.ndarray, " tokens"]],
+    first: tuple[Float[torch.Tensor, "tokens width_a"], Head, Any],
+    second: tuple[Float[torch.Tensor, "tokens width_b"], Head, Any],
 ) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
     """Compute the exact KL(first || second) and KL(second || first) per token, over the shared vocabulary.
 
     Parameters
     ----------
-    first, second : (tokens, width) hidden states, their output head, and (tokens,) the logsumexp over the shared vocabulary.
+    first, second : (tokens, width) hidden states, their output head, and anything: the logsumexp, which was needed formerly.
 
     Returns
     -------
     Two (tokens,) float64 arrays, in nats, never negative. Each is a sum of p (q/p - 1 - log(q/p)), whose terms are all at least 0, so
     that it does not cancel as the usual sum of p (log p - log q) does. KL(p || q) is infinite if q is 0 for a token with p above 0.
     """
-    from dynamics.entropy import kernels
-
-    (hidden, head, logsumexp), (other, other_head, other_logsumexp) = first, second
-    size = min(head.size, other_head.size)
-    rows = min(head.rows, other_head.rows)
-    kl_ab, kl_ba = np.zeros(len(hidden)), np.zeros(len(hidden))
-    for begin in range(0, len(hidden), head.tokens):
-        piece = slice(begin, min(begin + head.tokens, len(hidden)))
-        ours, theirs = hidden[piece].detach(), other[piece].detach()
-        for start in range(0, size, rows):
-            stop = min(start + rows, size)
-            a, b = head(ours, start, stop).detach().cpu().numpy(), other_head(theirs, start, stop).detach().cpu().numpy()
-
-            def add(part: slice, a: np.ndarray = a, b: np.ndarray = b, begin: int = begin) -> None:
-                rows = slice(begin + part.start, begin + part.stop)
-                kernels.diverge(a[part], b[part], logsumexp[rows], other_logsumexp[rows], kl_ab[rows], kl_ba[rows])
-
-            on_threads(len(a), add, None)
+    *_, kl_ab, kl_ba = from_two(first[:2], second[:2])
     return kl_ab, kl_ba

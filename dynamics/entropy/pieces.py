@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from dynamics.entropy.moments import ROWS, Columns, Counts, Largest, SoftmaxMoments, logits_of, softmax_moments
+from dynamics.entropy.moments import (
+    LOGITS,
+    ROWS,
+    Columns,
+    Counts,
+    Largest,
+    SoftmaxMoments,
+    bits_of,
+    logits_of,
+    on_threads,
+    softmax_moments,
+)
 from dynamics.models import Head
 
 if TYPE_CHECKING:
@@ -172,6 +183,61 @@ class Pieces:
         for start, stop in self._head.stretches():
             above += (self._head(hidden, start, stop, buffer) > limits).sum(-1).cpu().numpy()
         return above
+
+
+class Divergences:
+    """Both divergences of the distributions of two models, from the logits of one part of their vocabulary after another.
+
+    KL(p || q) is the divergence of the masses of the parts, and of each part its mass in p times the divergence within it. All these are
+    at least 0, so that nothing cancels, and those within a part need the logsumexp of that part only.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[np.ndarray, ...]] = []
+
+    def add(
+        self, logits: tuple[torch.Tensor, torch.Tensor], moments: tuple[SoftmaxMoments, SoftmaxMoments], pool: ThreadPoolExecutor
+    ) -> None:
+        """Add a part: (tokens, part) float32 logits of both, and their moments at temperature 1."""
+        import torch
+
+        # a part without any token has no logsumexp, but a mass, which is 0
+        wholes = [np.where(np.isneginf(part.max), -np.inf, part.logsumexp) for part in moments]
+        a, b = (part.cpu().numpy() for part in logits)
+        within = _divergence(a, b, wholes[0], wholes[1], torch.get_num_threads(), pool)
+        self._parts.append((*wholes, *within))
+
+    def whole(self) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
+        """Return KL(a || b) and KL(b || a) over all parts."""
+        log_a, log_b, forth, back = (np.stack(values, 1) for values in zip(*self._parts, strict=True))
+        wholes = [softmax_moments(logs, np.ones(len(logs))).logsumexp for logs in (log_a, log_b)]
+        kl_ab, kl_ba = _divergence(log_a, log_b, wholes[0], wholes[1], 1)
+        both = np.isfinite(log_a) & np.isfinite(log_b)  # elsewhere that of the masses is infinite, or the part is without any token
+        for logs, whole, within, divergence in ((log_a, wholes[0], forth, kl_ab), (log_b, wholes[1], back, kl_ba)):
+            mass = np.exp(logs - whole[:, None])
+            divergence += np.where(both & (mass > 0), mass * np.where(both, within, 0.0), 0.0).sum(1)
+        return kl_ab, kl_ba
+
+
+def _divergence(
+    a: Float[np.ndarray, "tokens part"],
+    b: Float[np.ndarray, "tokens part"],
+    log_a: Float[np.ndarray, " tokens"],
+    log_b: Float[np.ndarray, " tokens"],
+    threads: int,
+    pool: ThreadPoolExecutor | None = None,
+) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
+    """Compute both divergences of distributions with these logits and logsumexps."""
+    from dynamics.entropy import kernels
+
+    bits_a, bits_b = bits_of(a), bits_of(b)
+    forth, back = np.zeros(len(a)), np.zeros(len(a))
+
+    def add(part: slice) -> None:
+        kernels.diverge(bits_a[part], bits_b[part], log_a[part], log_b[part], forth[part], back[part])
+
+    on_threads(len(a), add, threads, max(ROWS, LOGITS // a.shape[1]), pool)
+    return forth, back
 
 
 def _entries(logits: torch.Tensor, rows: Int[np.ndarray, " some"], columns: Int[np.ndarray, " some"]) -> Float[np.ndarray, " some"]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamics.descriptions import plural, small_table
-from dynamics.entropy.logits import TokenStats, divergence, from_hidden, from_logits
+from dynamics.entropy.logits import TokenStats, from_hidden, from_logits, from_two
 from dynamics.errors import InputError, printable
 from dynamics.models import CausalModel, Head, Notes, out_of_memory, wrap
 from dynamics.rollouts.texts import Document
@@ -465,64 +465,86 @@ def _measure(
         spans.append((row, max(job.fresh - job.start, 1), len(tokens)))
     rows = torch.cat([torch.arange(row * width + first - 1, row * width + count - 1) for row, first, count in spans])
     targets = torch.cat([ids[row, first:count] for row, first, count in spans])
-    columns, hidden = _run(ours, ids, mask, rows, targets, settings)
-    if theirs is not None:
-        other, other_hidden = _run(theirs, ids, mask, rows, targets, replace(settings, top=0, temperature=1.0))
-        columns |= {f"{name}_b": other[name] for name in ("entropy", "surprisal", "rank", "logsumexp") if name in other}
-        if ours.head is None or theirs.head is None or hidden is None or other_hidden is None:
-            ours.notes.add("no KL divergence: the logits of one of the models could not be computed from its hidden states")
-        else:
+    given = (ids, mask, rows, targets)
+    if theirs is None:
+        columns = _run(ours, *given, settings)
+    elif ours.head is None or theirs.head is None:
+        columns = _run(ours, *given, settings) | _second(_run(theirs, *given, replace(settings, top=0, temperature=1.0)))
+        ours.notes.add("no KL divergence: the logits of one of the models could not be computed from its hidden states")
+    else:
+        columns = _run_both(ours, theirs, *given, settings)
+        if ours.head.size != theirs.head.size:
             size = min(ours.head.size, theirs.head.size)
-            first, second = (_whole(*side, size) for side in ((hidden, ours.head, columns), (other_hidden, theirs.head, other)))
-            columns["kl_ab"], columns["kl_ba"] = divergence((hidden, ours.head, first), (other_hidden, theirs.head, second))
-            if ours.head.size != theirs.head.size:
-                ours.notes.add(
-                    f"the heads have {ours.head.size:,} and {theirs.head.size:,} rows: divergences are over the {size:,} of both"
-                )
+            ours.notes.add(f"the heads have {ours.head.size:,} and {theirs.head.size:,} rows: divergences are over the {size:,} of both")
     split = np.cumsum([count - first for _, first, count in spans])[:-1]
     parts = {name: np.split(values, split) for name, values in columns.items()}
     return [{name: values[index] for name, values in parts.items()} for index in range(len(batch))]
 
 
-def _whole(hidden: torch.Tensor, head: Head, columns: dict[str, np.ndarray], size: int) -> np.ndarray:
-    """Return the logsumexp of the logits over the first ``size`` tokens, which is measured already if these are all."""
-    if size == head.size:
-        return columns["logsumexp"]
-    part = from_hidden(hidden, head.weight, head.bias, softcap=head.softcap, scale=head.scale, vocabulary=size)
-    whole: np.ndarray = part.logsumexp.cpu().numpy()
-    return whole
-
-
 def _run(
     model: CausalModel, ids: torch.Tensor, mask: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, settings: _Settings
-) -> tuple[dict[str, np.ndarray], torch.Tensor | None]:
-    """Run one model; return the columns of the rows of the flattened batch that predict ``targets``, and their hidden states."""
-    model.forget()
-    ids, mask, rows = ids.to(model.device), mask.to(model.device), rows.to(model.device)
-    tempered: TokenStats | None = None
-    hidden: torch.Tensor | None = None
-    if model.head is None:
-        logits = model.logits(ids, mask).flatten(0, 1)[rows]
-        stats = from_logits(logits, targets=targets)
-        if settings.temperature != 1.0:
-            tempered = from_logits(logits, settings.temperature)
-        best = tuple(logits.float().topk(settings.top)) if settings.top else None
-    else:
-        hidden = model.hidden(ids, mask).flatten(0, 1)[rows]
-        head = model.head
+) -> dict[str, np.ndarray]:
+    """Run one model; return the columns of the rows of the flattened batch that predict ``targets``."""
+    if model.head is not None:
+        hidden, head = _states(model, model.head, ids, mask, rows)
         options: Any = {"softcap": head.softcap, "scale": head.scale, "vocabulary": head.size}
         stats = from_hidden(hidden, head.weight, head.bias, targets=targets, rank=settings.rank, top=settings.top, **options)
-        if settings.temperature != 1.0:
-            tempered = from_hidden(hidden, head.weight, head.bias, temperature=settings.temperature, **options)
-        best = None if stats.top_ids is None or stats.top_logits is None else (stats.top_logits, stats.top_ids)
-    names = ("entropy", "varentropy", "surprisal", "rank", "logsumexp")
+        return _columns(stats) | _tempered(hidden, head, settings)
+    model.forget()
+    logits = model.logits(ids.to(model.device), mask.to(model.device)).flatten(0, 1)[rows.to(model.device)]
+    stats = from_logits(logits, targets=targets)
+    columns = _columns(stats)
+    if settings.temperature != 1.0:
+        columns["entropy_at_temperature"] = from_logits(logits, settings.temperature).entropy.cpu().numpy()
+    if settings.top:
+        best = logits.float().topk(settings.top)
+        columns |= _columns(replace(stats, top_ids=best.indices, top_logits=best.values))
+    return columns
+
+
+def _run_both(
+    ours: CausalModel,
+    theirs: CausalModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    rows: torch.Tensor,
+    targets: torch.Tensor,
+    settings: _Settings,
+) -> dict[str, np.ndarray]:
+    """Run two models, whose heads are known; return the columns of both, and their divergences."""
+    assert ours.head is not None
+    assert theirs.head is not None
+    first, second = _states(ours, ours.head, ids, mask, rows), _states(theirs, theirs.head, ids, mask, rows)
+    stats, other, kl_ab, kl_ba = from_two(first, second, targets, settings.rank, settings.top)
+    return _columns(stats) | _tempered(*first, settings) | _second(_columns(other)) | {"kl_ab": kl_ab, "kl_ba": kl_ba}
+
+
+def _states(model: CausalModel, head: Head, ids: torch.Tensor, mask: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, Head]:
+    """Run the body of a model; return the hidden states of some rows of the flattened batch, and its head."""
+    model.forget()
+    return model.hidden(ids.to(model.device), mask.to(model.device)).flatten(0, 1)[rows.to(model.device)], head
+
+
+def _tempered(hidden: torch.Tensor, head: Head, settings: _Settings) -> dict[str, np.ndarray]:
+    """Return the entropy at the temperature that is asked for, if that is not 1."""
+    if settings.temperature == 1.0:
+        return {}
+    options: Any = {"softcap": head.softcap, "scale": head.scale, "vocabulary": head.size, "temperature": settings.temperature}
+    return {"entropy_at_temperature": from_hidden(hidden, head.weight, head.bias, **options).entropy.cpu().numpy()}
+
+
+def _columns(stats: TokenStats) -> dict[str, np.ndarray]:
+    """Return the statistics of tokens as columns."""
+    names = ("entropy", "varentropy", "surprisal", "rank", "logsumexp", "top_ids")
     columns = {name: getattr(stats, name).cpu().numpy() for name in names if getattr(stats, name) is not None}
-    if tempered is not None:
-        columns["entropy_at_temperature"] = tempered.entropy.cpu().numpy()
-    if best is not None:
-        columns["top_ids"] = best[1].cpu().numpy()
-        columns["top_p"] = np.exp(best[0].double().cpu().numpy() - columns["logsumexp"][:, None])
-    return columns, hidden
+    if stats.top_logits is not None:
+        columns["top_p"] = np.exp(stats.top_logits.double().cpu().numpy() - columns["logsumexp"][:, None])
+    return columns
+
+
+def _second(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the columns of a second model."""
+    return {f"{name}_b": columns[name] for name in ("entropy", "surprisal", "rank") if name in columns}
 
 
 def _described(columns: dict[str, np.ndarray], sequence: TokenizedDocument, name: str, job: Window, tokenizer: Any) -> pd.DataFrame:

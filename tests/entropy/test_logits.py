@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import mpmath
 import numpy as np
@@ -12,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamics.entropy import kernels, pieces
-from dynamics.entropy.logits import divergence, from_hidden, from_logits
-from dynamics.entropy.moments import Counts, Largest, merge_moments, softmax_moments
+from dynamics.entropy.logits import divergence, from_hidden, from_logits, from_two
+from dynamics.entropy.moments import Counts, Largest, bits_of, merge_moments, softmax_moments
 from dynamics.entropy.pieces import NEAR
 from dynamics.errors import InputError
 from dynamics.models import BYTES, Head
@@ -247,21 +248,69 @@ def test_memory_of_hidden_states_is_bounded():
         assert [stop for _, stop in head.stretches()][-1] == 151_936
 
 
-def test_divergence_is_exact_where_the_usual_sum_cancels():
+def exact_divergence(a, b):
+    """Compute KL(a || b) of logits with 60 digits."""
+    with mpmath.workdps(60):
+        a, b = ([mpmath.mpf(float(value)) for value in row if value > -np.inf] for row in (a, b))
+        wholes = [mpmath.log(mpmath.fsum(mpmath.exp(value) for value in row)) for row in (a, b)]
+        return float(mpmath.fsum(mpmath.exp(x - wholes[0]) * (x - wholes[0] - y + wholes[1]) for x, y in zip(a, b, strict=True)))
+
+
+@pytest.mark.parametrize("far", [0.0, 1e-5, 1e-2, 3.0])
+def test_divergence_is_exact_where_the_usual_sum_cancels(far):
+    """In three parts of the vocabulary, one of which may be masked."""
+    rng = np.random.default_rng(0)
+    a = torch.from_numpy(rng.normal(0, 3, (4, 600)).astype(np.float32))
+    a[1, 70], a[2, 599], a[3, :256] = 40, 40, -torch.inf
+    b = a + far * torch.from_numpy(rng.normal(size=a.shape).astype(np.float32))
+    forth, back = diverged(a, b)
+    assert forth == pytest.approx([exact_divergence(*rows) for rows in zip(a, b, strict=True)], rel=1e-8, abs=1e-26)
+    assert back == pytest.approx([exact_divergence(*rows) for rows in zip(b, a, strict=True)], rel=1e-8, abs=1e-26)
+    assert (forth >= 0).all()
+
+
+def diverged(a, b, parts=3):
+    """Return both divergences, of distributions that are given in parts of the vocabulary."""
+    found = pieces.Divergences()
+    with ThreadPoolExecutor(2) as pool:
+        for one, other in zip(a.chunk(parts, 1), b.chunk(parts, 1), strict=True):
+            found.add((one, other), tuple(softmax_moments(part.numpy(), np.ones(len(part))) for part in (one, other)), pool)
+    return found.whole()
+
+
+def test_divergences_of_masked_and_broken_rows():
+    """A part may be masked as a whole, in one or both; NaN anywhere gives NaN for its row only."""
+    a = torch.zeros(6, 9)
+    b = torch.zeros(6, 9)
+    a[0, :3] = b[0, :3] = -torch.inf
+    a[1, :3] = -torch.inf
+    b[2, 4] = -torch.inf
+    a[3, 8] = torch.nan
+    b[4, 0] = torch.inf
+    a[5, 0] = 900.0
+    forth, back = diverged(a, b)
+    assert forth[[0, 1, 2]] == pytest.approx([0, np.log(9 / 6), np.inf], rel=1e-12, abs=1e-15)
+    assert back[[0, 1, 2]] == pytest.approx([0, np.inf, np.log(9 / 8)], rel=1e-12, abs=1e-15)
+    assert np.isnan([*forth[[3, 4]], *back[[3, 4]]]).all()
+    assert (forth[5], back[5]) == pytest.approx((np.log(9), 800 - np.log(9)))
+
+
+def test_two_models_are_measured_as_each_alone():
+    """Also if their widths and the sizes of their heads differ; the divergence is over the tokens of both."""
     torch.manual_seed(0)
-    hidden, weight = torch.randn(6, 24), torch.randn(3000, 24)
-    head = Head(weight, None, None, 1.0, 3000)
-    for far in (0.0, 1e-5, 1e-2, 3.0):
-        other = hidden + far * torch.randn(6, 24)
-        whole = [from_hidden(states, weight).logsumexp.numpy() for states in (hidden, other)]
-        forth, back = divergence((hidden, head, whole[0]), (other, head, whole[1]))
-        a, b = ((states @ weight.T).numpy().astype(np.longdouble) for states in (hidden, other))
-        a, b = (z - np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True)) - z.max(-1, keepdims=True) for z in (a, b))
-        assert np.allclose(forth, (np.exp(a) * (a - b)).sum(-1).astype(float), rtol=1e-4, atol=1e-12)
-        assert np.allclose(back, (np.exp(b) * (b - a)).sum(-1).astype(float), rtol=1e-4, atol=1e-12)
-        assert (forth >= 0).all()
-        if far == 0:
-            assert forth.max() < 1e-20
+    sides = [(torch.randn(7, width), Head(torch.randn(rows, width), None, None, 1.0, rows)) for width, rows in ((16, 2500), (24, 2700))]
+    targets = torch.randint(0, 2500, (7,))
+    *both, forth, back = from_two(*sides, targets, top=2)
+    for stats, (hidden, head), top in zip(both, sides, (2, 0), strict=True):
+        alone = from_hidden(hidden, head.weight, targets=targets, top=top)
+        for name in FIELDS:
+            assert torch.allclose(getattr(stats, name), getattr(alone, name), rtol=1e-6), name
+        assert (stats.top_ids is None) == (top == 0)
+    assert torch.equal(both[0].top_ids, from_hidden(sides[0][0], sides[0][1].weight, top=2).top_ids)
+    a, b = (torch.log_softmax((hidden @ head.weight.T)[:, :2500].double(), -1) for hidden, head in sides)
+    assert np.allclose(forth, (a.exp() * (a - b)).sum(-1), rtol=1e-5)
+    assert np.allclose(back, (b.exp() * (b - a)).sum(-1), rtol=1e-5)
+    assert np.array_equal(divergence((*sides[0], None), (*sides[1], None))[0], forth)
 
 
 def test_divergence_of_masked_tokens():
@@ -269,7 +318,7 @@ def test_divergence_of_masked_tokens():
     a = np.array([[0, 0, -np.inf], [0, 1, 2]], np.float32)
     b = np.array([[0, 1, 2], [0, -np.inf, -np.inf]], np.float32)
     whole = [from_logits(logits).logsumexp for logits in (a, b)]
-    kernels.diverge(a, b, *whole, *out)
+    kernels.diverge(bits_of(a), bits_of(b), *whole, *out)
     p = np.exp(b[0] - whole[1][0])
     assert out[0][0] == pytest.approx(0.5 * np.log(0.5 / p[0]) + 0.5 * np.log(0.5 / p[1]))
     assert out[1][0] == np.inf
