@@ -128,6 +128,16 @@ def write(analysis: Analysis, runs: Sequence[Run], folder: Path, note: str = "")
     return table, [*paths, folder / f"{name}.csv"]
 
 
+def left_out(runs: Sequence[Run], table: pd.DataFrame) -> list[str]:
+    """Say which runs are in no row of a table, and what they lack; nothing of tables without labels."""
+    names = [table[name].dropna().astype(str) for name in ("label", "name", "run", "a", "b") if name in table]
+    if not names:
+        return []
+    shown = set(pd.concat(names))
+    missing = {run.label: "; ".join(run.lacks) for run in runs if not any(name.startswith(run.label) for name in shown)}
+    return [f"left out: {label}, with {reason or 'other than the usual settings'}" for label, reason in missing.items()]
+
+
 def main(analysis: Analysis, argv: Sequence[str] | None = None) -> int:
     """Run the command line ``RUNS... --out FOLDER``; return the exit status."""
     name = f"analyses.{name_of(analysis)}"
@@ -140,7 +150,11 @@ def main(analysis: Analysis, argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the figure and its table (default: figures/)")
         options = parser.parse_args(arguments)
         with optional_import(name):
-            table, paths = write(analysis, find(options.runs), options.out)
+            runs = find(options.runs)
+            table, paths = write(analysis, runs, options.out)
+        print(analysis.caption(table))
+        for line in left_out(runs, table):
+            print(line)
         for claim in analysis.verdicts(table):
             interval = f" [{claim.low:+.3g}, {claim.high:+.3g}]" if np.isfinite(claim.low) else ""
             measured = f"{claim.measured} {claim.effect:+.3g}{interval}, {claim.interval}; by seed {claim.by_seed}"

@@ -29,7 +29,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import analysis
-from analyses.runs import OPTIMIZER_SETTINGS, Run, default_settings, lowest_lr
+from analyses.runs import OPTIMIZER_SETTINGS, Run, default_settings, lowest_lr, with_weights
 from analyses.verdicts import Verdict
 from dynamics import InputError, sparsity
 from dynamics.io.folders import save_folder
@@ -79,7 +79,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """
     selected = [run for run in runs if run.has_weights and set(run.varied) <= set(OPTIMIZER_SETTINGS)]
     if not selected:
-        raise InputError("none of the runs has checkpoints of the base and of a result, and the method's own reward and proposer")
+        weights = with_weights(runs)  # says what each run lacks
+        raise InputError(f"none of the {len(weights)} runs with weights differs from the usual ones of its method in the optimizer only")
     swept = {run.path for run in lowest_lr(selected) or default_settings(selected)}
     return pd.DataFrame([row for run in selected for row in _run_rows(run, TOLERANCES if run.path in swept else ())])
 

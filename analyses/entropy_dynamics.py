@@ -29,6 +29,7 @@ from analyses import analysis
 from analyses.runs import Run, default_settings, first_and_last_fifth
 from analyses.verdicts import Verdict, check_claim, seed_count, with_intervals
 from dynamics import InputError, entropy
+from dynamics.descriptions import plural
 from dynamics.presentation import methods, style, ticks
 
 TITLE = "Entropy over training"
@@ -46,6 +47,15 @@ QUANTITIES = (
     "probe/proposer/nll_sampled",
     "probe/solver/nll_sampled",
 )
+#: panel -> why it is left out
+MISSING = {
+    "own": "entropy on own data, which no run recorded",
+    "fixed": "fixed problems, on which no run was probed during training",
+    "reward": "reward by entropy, as no run recorded both",
+    "roles": "roles of self-play, as no run of it recorded them",
+    "roles fixed": "roles on fixed prompts, as no run of self-play was probed",
+    "change": "change by the end, which needs probes at two steps",
+}
 #: length in steps of the running mean in the figure
 WINDOW = 9
 #: smallest number of points to which a curve is fitted
@@ -54,17 +64,32 @@ FITTED = 10
 
 def caption(table: pd.DataFrame) -> str:
     """Describe the figure."""
-    left_out = "" if (table["quantity"] == "proposer/entropy").any() else " No run of self-play recorded its roles, so they are left out."
-    return (
-        f"Nats per token at temperature 1, {seed_count(table)} seeds (thin) and their mean (thick); running mean over {WINDOW} steps on "
-        "own data. Solid: entropy over the whole vocabulary; dotted, or hollow if it is one point: mean -log p of the sampled tokens, the "
-        "paper's definition. On its own "
-        "data, SFT is measured on the given answers. Fixed prompts are held-out prompts of the run's task that do not change; all methods "
-        "of a seed use the same random numbers to sample from them. They are few, so their mean -log p deviates from the entropy, alike "
-        "for all methods. Change: the last fifth of the run minus the first, on fixed prompts; a dot per seed, bars: 95 % t interval over "
-        f"seeds. Reward by entropy: each dot is a mean over ten steps of one run, so dots of a run are not independent; the line is the "
-        f"least-squares fit R = b - a exp(H) to at least {FITTED} dots.{left_out}"
-    )
+    shown = panels(table)
+    missing = [why for name, why in MISSING.items() if not shown[name]]
+    parts = [
+        f"Nats per token at temperature 1, {plural(seed_count(table), 'seed')} (thin) and their mean (thick); running mean over {WINDOW} "
+        "steps on own data. Solid: entropy over the whole vocabulary; dotted, or hollow if it is one point: mean -log p of the sampled "
+        "tokens, the paper's definition. On its own data, SFT is measured on the given answers."
+    ]
+    if trainers := sorted(set(table["trainer"].dropna()) - {""}) if "trainer" in table else []:
+        parts.append(f"Entropy of {', '.join(trainers)} is what the trainer logged, at its own temperature.")
+    if shown["fixed"] or shown["roles fixed"]:
+        parts.append(
+            "Fixed prompts are held-out prompts of the run's task that do not change; all methods of a seed use the same random numbers to "
+            "sample from them. They are few, so their mean -log p deviates from the entropy, alike for all methods."
+        )
+    if shown["change"]:
+        parts.append(
+            "Change: the last fifth of the run minus the first, on fixed prompts; a dot per seed, bars: 95 % t interval over seeds."
+        )
+    if shown["reward"]:
+        parts.append(
+            "Reward by entropy: each dot is a mean over ten steps of one run, so dots of a run are not independent; the line is the "
+            f"least-squares fit R = b - a exp(H) to at least {FITTED} dots."
+        )
+    if missing:
+        parts.append(f"Left out: {'; '.join(missing)}.")
+    return " ".join(parts)
 
 
 def headline(table: pd.DataFrame) -> str:
@@ -100,10 +125,12 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
             if name in run.metrics:
                 first, last = first_and_last_fifth(run.metrics, name)
                 values = run.metrics[["step", name]].dropna().rename(columns={name: "value"})
-                parts.append(values.assign(label=run.label, seed=run.seed, quantity=name, first=first, last=last))
+                trainer = run.view.trainer if run.view else ""
+                about = {"label": run.label, "seed": run.seed, "trainer": trainer}
+                parts.append(values.assign(**about, quantity=name, first=first, last=last))
     if not parts:
         raise InputError("none of the runs recorded entropy in its metrics.jsonl")
-    return pd.concat(parts)[["label", "seed", "quantity", "step", "value", "first", "last"]]
+    return pd.concat(parts)[["label", "seed", "quantity", "step", "value", "first", "last", "trainer"]]
 
 
 def draw(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
@@ -171,15 +198,17 @@ def against_reward(table: pd.DataFrame, ax: Axes) -> Axes:
             line = np.linspace(x.min(), x.max(), 50)
             ax.plot(line, fitted.b - fitted.a * np.exp(line), color=methods.color(label))
     ax.set(xlabel="entropy, nats per token", ylabel="reward", title="reward by entropy")
+    ticks.plain(ax.xaxis, 3)
+    ticks.plain(ax.yaxis)
     return ax
 
 
-def figure(table: pd.DataFrame) -> Figure:
-    """Draw the figure: what was recorded only."""
+def panels(table: pd.DataFrame) -> dict[str, bool]:
+    """Tell of each panel whether there is something to draw."""
     quantities = set(table["quantity"])
     paired = table[table["quantity"].isin(["reward", "entropy"])].groupby("label")["quantity"].nunique()
     selfplay = set(table.loc[table["label"] == "selfplay", "quantity"])
-    panels: dict[str, bool] = {
+    return {
         "own": "entropy" in quantities,
         "fixed": "probe/solver/entropy" in quantities,
         "reward": bool((paired == 2).any()),
@@ -187,7 +216,11 @@ def figure(table: pd.DataFrame) -> Figure:
         "roles fixed": "probe/proposer/entropy" in selfplay,
         "change": len(changes(table)) > 0,
     }
-    shown = [name for name, known in panels.items() if known]
+
+
+def figure(table: pd.DataFrame) -> Figure:
+    """Draw the figure: what was recorded only."""
+    shown = [name for name, known in panels(table).items() if known]
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     drawing = style.new_figure(style.TWO_COLUMN * max(columns, 2) / 3, 0.6 + 2.1 * rows)
@@ -217,7 +250,7 @@ def figure(table: pd.DataFrame) -> Figure:
         if name in axes
         for handle, label in zip(*axes[name].get_legend_handles_labels(), strict=True)
     }
-    if quantities & {"nll_sampled", "probe/solver/nll_sampled"}:
+    if set(table["quantity"]) & {"nll_sampled", "probe/solver/nll_sampled"}:
         entries["-log p of samples"] = Line2D([], [], color=methods.OTHER, linestyle=":")
     drawing.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(6, len(entries)), fontsize=8)
     return drawing

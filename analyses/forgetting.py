@@ -79,7 +79,7 @@ def distances(base: Path, tuned: Path) -> dict[str, dict[str, float]]:
     -------
     Kind of text -> kl (base | tuned) and loss (tuned minus base), means over tokens in nats; and tokens, the number of tokens.
     """
-    (base_model, tokenizer), (tuned_model, _) = (entropy.load(str(checkpoint), None, "float32") for checkpoint in (base, tuned))
+    (base_model, tokenizer), (tuned_model, _) = (entropy.load(str(path), None, "float32", tokenizer_of=str(base)) for path in (base, tuned))
     means: dict[str, dict[str, float]] = {}
     for kind, texts in fixed_texts(tokenizer).items():
         # one text per batch: in a larger batch texts are padded, and rounding would depend on the other texts

@@ -17,7 +17,10 @@ from dynamics import InputError
 from dynamics.errors import printable
 from dynamics.io import json_lines
 from dynamics.runs.directory import RunDirectory
+from dynamics.runs.open import open_run
 from dynamics.runs.schema import current_metrics
+from dynamics.runs.view import METRICS
+from dynamics.runs.view import Run as TrainerRun
 
 #: settings in which runs of one method may differ -> how a label names the value
 VARIED_SETTINGS = {
@@ -62,12 +65,14 @@ class Run:
     document : its ``run.json``.
     usual : optimizer settings that the runs it is compared with have in common; they take the place of the method's defaults.
     default_seed : the seed of a run whose ``run.json`` gives none.
+    view : what the files of another trainer say, of a directory without ``run.json``; None for a run of this project or its recorder.
     """
 
     path: Path
     document: dict[str, Any]
     usual: dict[str, Any] = field(default_factory=dict)
     default_seed: int = 0
+    view: TrainerRun | None = None
 
     @property
     def method(self) -> str:
@@ -142,7 +147,14 @@ class Run:
 
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; with validation during training, that of step 0 has the validation before it."""
+        """The lines of ``metrics.jsonl``; with validation during training, that of step 0 has the validation before it.
+
+        Of another trainer, what it logged under the names of ``dynamics.runs.view.METRICS``.
+        """
+        if self.view is not None:
+            known = self.view.metrics[self.view.metrics["name"].isin(METRICS)]
+            wide = known.pivot_table(index="step", columns="name", values="value", aggfunc="last").reset_index()
+            return [{str(name): value for name, value in row.items() if value == value} for row in wide.to_dict("records")]
         return [current_metrics(row) for row in read_json_lines(self.path / "metrics.jsonl", {"step": is_number})]
 
     @cached_property
@@ -170,8 +182,27 @@ class Run:
         others = {folder.name: _steps(folder) for folder in sorted((self.path / "players").glob("*"))}
         return {str(self.document.get("graded") or ""): self.checkpoints[-1]} | {name: steps[-1] for name, steps in others.items() if steps}
 
+    @property
+    def lacks(self) -> list[str]:
+        """Return what an analysis may need and the run does not have, each with the reason."""
+        lacking = []
+        if not self.has_weights and self.view is None:
+            lacking.append("no base as checkpoints/step_000000 with a later checkpoint")
+        elif not self.has_weights:
+            adapters = self.view is not None and bool(self.view.checkpoints) and all(saved.adapter for saved in self.view.checkpoints)
+            where = f"its files name {printable(self.view.base, 80)}" if self.view and self.view.base else "its files name none"
+            lacking.append("adapters as checkpoints, to be merged into their base" if adapters else f"no base on this machine ({where})")
+        if not self.has_evals:
+            lacking.append("no graded samples (evals/)")
+        if self.view is not None:
+            lacking.append(f"no metrics but those that {self.view.trainer} logged")
+        return lacking
+
     @cached_property
     def _saved(self) -> list[Path]:
+        if self.view is not None:
+            base = Path(self.view.base) if self.view.base else None
+            return [base, *(saved.path for saved in self.view.checkpoints if not saved.adapter)] if base and base.is_dir() else []
         return _steps(self.path / "checkpoints")
 
     def samples(self) -> Iterator[dict[str, Any]]:
@@ -301,14 +332,14 @@ def find(paths: Sequence[Path]) -> list[Run]:
 
     Parameters
     ----------
-    paths : run directories, or folders of run directories. In a folder of several the one called ``base`` is left out: it is what the
-        others start from.
+    paths : run directories, also output directories of other trainers that ``dynamics.runs`` reads, or folders of run directories with a
+        ``run.json``. In a folder of several the one called ``base`` is left out: it is what the others start from.
 
     Raises
     ------
     InputError : a path without a run; two runs of the same method, settings and seed, which would count as two seeds.
     """
-    runs = [Run(folder, RunDirectory(folder).read_run()) for folder in _run_folders(paths)]
+    runs = [_open(folder) for folder in _run_folders(paths)]
     runs = [replace(run, usual=_usual_settings([other for other in runs if other.method == run.method])) for run in runs]
     known: dict[tuple[str, int], Run] = {}
     for run in runs:
@@ -322,6 +353,17 @@ def find(paths: Sequence[Path]) -> list[Run]:
     return sorted(known.values(), key=lambda run: (order.get(run.method, len(order)), run.label, run.seed))
 
 
+def _open(folder: Path) -> Run:
+    """Open a run directory, or the output directory of another trainer."""
+    if (folder / "run.json").exists():
+        return Run(folder, RunDirectory(folder).read_run())
+    view = open_run(folder)
+    names = ("learning_rate", "master_dtype", "steps", "temperature")
+    known = {name: getattr(view.settings, name) for name in names if getattr(view.settings, name) is not None}
+    document = {"method": view.method or "unknown", "seed": view.settings.seed, "config": known, "model": view.base}
+    return Run(folder, document | {"master_dtype": view.settings.master_dtype}, view=view)
+
+
 def _run_folders(paths: Sequence[Path]) -> list[Path]:
     """List the run directories at some paths, each once."""
     folders: dict[Path, Path] = {}
@@ -329,7 +371,8 @@ def _run_folders(paths: Sequence[Path]) -> list[Path]:
         inside = [path] if (path / "run.json").exists() else sorted(file.parent for file in path.glob("*/run.json"))
         compared = inside if len(inside) == 1 else [folder for folder in inside if folder.name != BASE_RUN]
         if not compared:
-            raise InputError(f"{path}: is not a run directory and contains none (no run.json); make one with python -m dynamics.train")
+            open_run(path)  # says what it is not, if it is not the output directory of another trainer
+            compared = [path]
         folders |= {folder.resolve(): folder for folder in compared}
     return list(folders.values())
 
@@ -412,9 +455,15 @@ def lowest_lr(runs: Sequence[Run]) -> list[Run]:
     return [run for method in dict.fromkeys(run.method for run in by_rate[lowest]) for run in by_rate[lowest] if run.method == method]
 
 
+def reasons(runs: Sequence[Run]) -> str:
+    """Say what each run lacks, of three at most."""
+    told = [f"{run.path.name} has {run.lacks[0]}" for run in runs if run.lacks]
+    return "; ".join([*told[:3], *([f"and {len(told) - 3} more"] if len(told) > 3 else [])]) or "there are none"
+
+
 def with_weights(runs: Sequence[Run]) -> list[Run]:
     """Select the runs that kept their base and a later checkpoint."""
     selected = [run for run in runs if run.has_weights]
     if not selected:
-        raise InputError("none of the runs has checkpoints: needs the base as checkpoints/step_000000 and a later one")
+        raise InputError(f"none of the runs has weights of its base and of a later checkpoint: {reasons(runs)}")
     return selected

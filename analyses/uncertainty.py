@@ -178,7 +178,7 @@ def _read(base: Path, model: Path, texts: Sequence[Document]) -> pd.DataFrame:
     from dynamics.train.lab.tokenizer import SCHEME, is_of_laboratory
     from dynamics.train.token_kinds import TokenKinds
 
-    (ours, tokenizer), (theirs, other) = (entropy.load(str(path), None, "float32") for path in (base, model))
+    (ours, tokenizer), (theirs, other) = (entropy.load(str(path), None, "float32", tokenizer_of=str(base)) for path in (base, model))
     compare_vocabularies(tokenizer, other, str(model))
     traced = entropy.trace(ours, tokenizer, texts, against=theirs, rank=False)
     tokens = traced.tokens[~traced.tokens["prompt"]].reset_index(drop=True)

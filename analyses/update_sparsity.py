@@ -28,7 +28,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import analysis
-from analyses.runs import Run, default_settings, lowest_lr
+from analyses.runs import Run, default_settings, lowest_lr, reasons
 from analyses.verdicts import Verdict, check_claim, over_seeds, seed_count, with_intervals
 from dynamics import InputError, sparsity
 from dynamics.checkpoints.parameter_names import layer_order, module_order
@@ -82,7 +82,11 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     steps, layer, module and numel of part cell. Differences are from SFT, or else the first method, at the same learning rate and of the
     same seed.
     """
-    selected = {run.path: run for run in [*default_settings(runs), *lowest_lr(runs)]}.values()
+    columns = {f"sparsity/{rule}" for rule in RULES}
+    known = [run for run in runs if run.has_weights or columns <= set(run.metrics)]
+    if not known:
+        raise InputError(f"none of the runs has weights of its base and of a later checkpoint, or recorded sparsity: {reasons(runs)}")
+    selected = {run.path: run for run in [*default_settings(known), *lowest_lr(known)]}.values()
     table = pd.DataFrame([row for run in selected for row in _run_rows(run)])
     reference = _reference(table)
     parts = [with_intervals(table[table["part"] == "total"], ["label", "rule"]), table[table["part"] != "total"]]
@@ -90,8 +94,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
         own = table[table["part"] == part]
         on = ["learning_rate", "seed", *keys]
         if len(own):
-            known = own[own["method"] == reference].drop_duplicates(on).set_index(on)["value"]
-            others = own[own["method"] != reference].join(known.rename("reference"), on=on)
+            base = own[own["method"] == reference].drop_duplicates(on).set_index(on)["value"]
+            others = own[own["method"] != reference].join(base.rename("reference"), on=on)
             others = others.assign(part=name, value=others["value"] - others["reference"]).dropna(subset="value").drop(columns="reference")
             if len(others):
                 parts.append(with_intervals(others, ["label", *keys]))

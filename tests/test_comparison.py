@@ -89,7 +89,7 @@ def test_a_script_runs_by_itself(folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert analysis.main(entropy_dynamics, [str(folder), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "entropy_dynamics.svg").exists()
     assert analysis.main(entropy_dynamics, [str(tmp_path), "--out", str(tmp_path)]) == 2
-    assert "is not a run directory" in capsys.readouterr().err
+    assert "is not the output directory of a known trainer" in capsys.readouterr().err
 
 
 def test_sparsity_and_labels_agree_with_the_run(folder: Path) -> None:
@@ -288,7 +288,7 @@ def test_whether_methods_or_settings_differ_more_is_no_finding() -> None:
     assert "between settings of one method, which depends on their range: bf16: methods 0.10, settings 0.55" in confound.caption(
         pd.DataFrame(rows)
     )
-    with pytest.raises(InputError, match="none of the runs has checkpoints"):
+    with pytest.raises(InputError, match="none of the runs has weights of its base"):
         confound.measure([])
 
 

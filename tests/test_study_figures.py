@@ -161,7 +161,7 @@ def test_entropy_has_panels_of_what_was_recorded_and_whole_steps() -> None:
     (ax,) = figure.axes
     assert ax.get_title(loc="left") == "own data"
     assert all(float(tick).is_integer() for tick in ax.get_xticks())
-    assert "left out" in entropy_dynamics.caption(pd.DataFrame(rows))
+    assert "Left out: fixed problems" in entropy_dynamics.caption(pd.DataFrame(rows))
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
