@@ -236,14 +236,18 @@ FILTERS: dict[str, Callable[..., str]] = {
 }
 
 
+def build_parser() -> command.Parser:
+    """Build the parser of the command line."""
+    parser = command.Parser(prog="python -m analyses.findings", description=str(__doc__).splitlines()[0])
+    parser.add_argument("--figures", type=Path, default=ROOT / "figures", help="folder of the tables (default: figures/)")
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
 
     def run(arguments: Sequence[str] | None) -> None:
-        parser = command.Parser(prog="python -m analyses.findings", description=str(__doc__).splitlines()[0])
-        parser.add_argument("--figures", type=Path, default=ROOT / "figures", help="folder of the tables (default: figures/)")
-        options = parser.parse_args(arguments)
-        for path in write(options.figures):
+        for path in write(build_parser().parse_args(arguments).figures):
             wrote(path)
 
     return command.run("analyses.findings", run, argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -82,7 +83,65 @@ def presets() -> str:
     return "\n".join(["| preset | weights | on | runs | most memory of a run, a GPU | hours of all |", f"|{'---|' * 6}", *rows])
 
 
-TABLES = {"<!--MODELS-->": models, "<!--PRESETS-->": presets}
+#: model -> weights, bytes of each, tensors, and the largest matrix; m n^2 summed over its matrices of m rows and n fewer columns
+COMPARED = {
+    "7 B (Qwen2.5)": (7.62e9, 2, 339, (152064, 3584), 28 * (2 * 3584**3 + 2 * 3584 * 512**2 + 3 * 18944 * 3584**2)),
+    "70 B (Llama 3)": (70.6e9, 2, 723, (128256, 8192), 80 * (2 * 8192**3 + 2 * 8192 * 1024**2 + 3 * 28672 * 8192**2)),
+    "671 B (DeepSeek-V3, float8)": (671e9, 1, 90_000, (129280, 7168), 58 * 257 * 3 * 7168 * 2048**2 + 3 * 3 * 18432 * 7168**2),
+}
+#: name of a place -> bytes a second of all files together, and cores
+PLACES = {
+    "laptop, 8 cores, disk 2 GB/s": (2e9, 8),
+    "server, 64 cores, disk 8 GB/s": (8e9, 64),
+    "server, 64 cores, network 1 GB/s": (1e9, 64),
+}
+#: tokens of text that are traced
+TOKENS = 100_000
+RATES = json.loads((PAGE.parent / "comparison_rates.json").read_text(encoding="utf-8"))
+
+
+def rates() -> str:
+    """Make the table of the rates that were measured."""
+    found = RATES["rates"]
+    rows = [
+        f"| `sparsity`, bf16 pair | {found['sparsity/bfloat16'] / 1e9:.1f} GB/s; on {RATES['cores']} cores "
+        f"{found['sparsity/bfloat16/all cores'] / 1e9:.1f} GB/s |",
+        f"| `sparsity`, float8 pair | {found['sparsity/float8'] / 1e9:.2f} GB/s |",
+        f"| a tensor, whatever its size: headers, matching, rows; serial | {found['seconds a tensor'] * 1e6:.0f} microseconds |",
+        f"| `overlap`, base and two | {found['overlap/bfloat16'] / 1e9:.1f} GB/s |",
+        f"| `spectra --method full`, base, tuned and update of an m x n matrix | m n^2 / {found['spectra/full']:.2g} s |",
+        f"| `spectra --method approx` | {found['spectra/approx'] / 1e6:.1f} million weights a second |",
+        f"| `entropy`, a forward pass | {found['entropy/float32'] / 1e9:.0f} GFLOP/s in float32, "
+        f"{found['entropy/bfloat16'] / 1e9:.0f} in bfloat16 |",
+    ]
+    return "\n".join([f"| on one core of {RATES['cpu']} | rate |", "|---|---|", *rows])
+
+
+def compared() -> str:
+    """Make the table of the time of comparisons of large models."""
+    rows = []
+    for model, (weights, width, tensors, _, cubes) in COMPARED.items():
+        for place, (storage, many) in PLACES.items():
+            found = RATES["rates"]
+            serial = tensors * found["seconds a tensor"]
+            rate = found["sparsity/bfloat16" if width == 2 else "sparsity/float8"]
+            of_pair = max(2 * weights * width / storage, 2 * weights * width / rate / many)
+            of_three = max(3 * weights * width / storage, 3 * weights * width / found["overlap/bfloat16"] / many)
+            cells = [f"{_minutes(of_pair + serial)} ({serial / (of_pair + serial):.0%} serial)", _minutes(of_three + serial)]
+            cells += [_minutes(weights / found["spectra/approx"] / many), _minutes(cubes / found["spectra/full"] / many)]
+            cells.append(_minutes(2 * weights * TOKENS / found["entropy/bfloat16"] / many))
+            rows.append(f"| {model} | {place} | {' | '.join(cells)} |")
+    heads = "sparsity | overlap of two | spectra, approx | spectra, full"
+    return "\n".join([f"| weights | where | {heads} | entropy of {TOKENS:,} tokens |", f"|{'---|' * 7}", *rows])
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 9.5 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h" if seconds < 36_000 else f"{seconds / 3600:.0f} h"
+
+
+TABLES = {"<!--MODELS-->": models, "<!--PRESETS-->": presets, "<!--RATES-->": rates, "<!--COMPARISONS-->": compared}
 END = "<!--END-->"
 
 

@@ -87,7 +87,8 @@ def test_a_command_is_understood(command: str, tmp_path: Path, monkeypatch: pyte
         else:
             assert analysis.main(script, words) == 2
     else:
-        importlib.import_module(f"{module}.__main__").build_parser().parse_args(words)
+        main = f"{module}.__main__" if hasattr(importlib.import_module(module), "__path__") else module
+        importlib.import_module(main).build_parser().parse_args(words)
 
 
 @pytest.mark.parametrize(
