@@ -106,7 +106,10 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     changes = [change for change in CHANGES if {change.changed, change.control} <= labels]
     table = pd.DataFrame(_rows(runs, changes), columns=list(COLUMNS)) if changes else pd.DataFrame()
     if not len(table):
-        raise InputError("no control: no two of the runs differ in one of the changes that are compared here")
+        raise InputError(
+            f"no control among {', '.join(sorted(labels))}: no two of these runs differ in just one thing that is compared here; "
+            "python -m analyses comparison --preset full trains such runs"
+        )
     return table
 
 

@@ -17,6 +17,7 @@ PAIR = [RUNS / "trl_grpo", RUNS / "trl_sft"]
 REFUSED = {
     "pass_at_k": "graded samples",
     "support": "none of the runs has evals/",
+    "controls": "no control among grpo, sft",
     "update_sparsity": "trl_grpo has no base on this machine (its files name none)",
     "confound": "trl_sft has no base on this machine",
     "variance": "runs that differ in one of",
