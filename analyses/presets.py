@@ -154,8 +154,8 @@ PRESETS = {
     ),
     "default": Preset(
         4,
-        "--preset lab --model lab --steps 40 --threads 1 --probe-every 5 --validate-every 10 --validation-problems 80",
-        "--eval-problems 240 --eval-samples 16",
+        "--preset lab --model lab --steps 30 --threads 1 --probe-every 5 --validate-every 10 --validation-problems 80",
+        "--eval-problems 240 --eval-samples 8",
         (),
         {},
         method_options={"selfplay": "--curriculum-samples 100"},

@@ -47,3 +47,10 @@ def widen_float16(bits, values):
         special = np.uint32(np.uint32(size << np.uint32(13)) | np.uint32(0x7F800000))
         word = special if size >= np.uint32(0x7C00) else word
         words[i] = np.uint32(word | sign)
+
+
+@compiled
+def look_up(stored, table, values):
+    """Write the entries of a table, ``(256,)``, for bytes, ``(n,)`` uint8, to ``values``."""
+    for i in range(stored.size):
+        values[i] = table[stored[i]]

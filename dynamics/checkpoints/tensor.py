@@ -14,7 +14,7 @@ from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.files import File
 
 if TYPE_CHECKING:  # importing jaxtyping takes longer than all other imports needed to read a checkpoint
-    from jaxtyping import Float, Float32, Shaped
+    from jaxtyping import Float, Float32, Shaped, UInt16
 
 #: dtype name -> numpy dtype of the stored bits. numpy has no bfloat16 or float8, so these are held as integers of the same width.
 STORAGE: dict[str, np.dtype] = {
@@ -40,6 +40,9 @@ STORAGE: dict[str, np.dtype] = {
 FITS_FLOAT32 = frozenset([
     "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "int16", "int8", "uint16", "uint8", "bool",
 ])  # fmt: skip
+
+#: those of one byte whose values bfloat16 represents exactly
+FITS_BFLOAT16 = frozenset(["float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "int8", "uint8", "bool"])
 
 #: (first element, last element + 1, scratch array of the stored dtype) -> the elements, in the scratch array or another view
 Reader = Callable[[int, int, np.ndarray], np.ndarray]
@@ -280,6 +283,13 @@ def decode(stored: Shaped[np.ndarray, "*shape"], dtype: str) -> Float[np.ndarray
     if dtype.startswith("float8"):
         return float8_values(dtype)[stored]
     return stored.astype(np.float32 if dtype in FITS_FLOAT32 else np.float64, copy=False)
+
+
+@lru_cache(maxsize=None)
+def bfloat16_bits(dtype: str) -> UInt16[np.ndarray, 256]:
+    """Tabulate the bits in bfloat16 of all values of a dtype of ``FITS_BFLOAT16``, indexed by its bytes."""
+    values = decode(np.arange(256, dtype=np.uint8).view(STORAGE[dtype]), dtype).astype(np.float32)
+    return (values.view(np.uint32) >> 16).astype(np.uint16)
 
 
 @lru_cache(maxsize=None)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynamics.checkpoints.tensor import FITS_FLOAT32, STORAGE, decode
+from dynamics.checkpoints.tensor import FITS_BFLOAT16, FITS_FLOAT32, STORAGE, bfloat16_bits, decode
 from dynamics.sparsity.definitions import DEFAULT_THRESHOLDS, RULES, Thresholds
 
 if TYPE_CHECKING:  # jaxtyping costs more than all that `import dynamics.sparsity` needs
-    from jaxtyping import Bool, Float, Shaped, UInt, UInt8
+    from jaxtyping import Bool, Float, Shaped, UInt, UInt8, UInt16
 
 
 def comparable(
@@ -34,14 +34,25 @@ def comparable(
 
     Returns
     -------
-    ``(n,)`` each: uint16 with the bits of bfloat16 if both sides are stored as bfloat16, else float32 or float64. The same array twice if
-    ``a is b``.
+    ``(n,)`` each: uint16 with the bits of bfloat16 if that represents all values of both dtypes, else float32 or float64. The same array
+    twice if ``a is b``.
     """
-    if dtype_a == dtype_b == "bfloat16":
-        return _contiguous(a, np.uint16), _contiguous(b, np.uint16)
+    if {dtype_a, dtype_b} <= FITS_BFLOAT16 | {"bfloat16"}:
+        x = _as_bfloat16(a, dtype_a, room[0] if room else None)
+        return x, x if a is b and dtype_a == dtype_b else _as_bfloat16(b, dtype_b, room[1] if room else None)
     wide = np.float32 if dtype_a in FITS_FLOAT32 and dtype_b in FITS_FLOAT32 else np.float64
     x = _decoded(a, dtype_a, wide, room[0] if room else None)
     return x, x if a is b else _decoded(b, dtype_b, wide, room[1] if room else None)
+
+
+def _as_bfloat16(stored: Shaped[np.ndarray, " n"], dtype: str, room: UInt8[np.ndarray, " bytes"] | None) -> UInt16[np.ndarray, " n"]:
+    if dtype == "bfloat16":
+        return _contiguous(stored, np.uint16)
+    from dynamics.checkpoints.decoding import look_up
+
+    bits: UInt16[np.ndarray, " n"] = np.empty(stored.size, np.uint16) if room is None else room[: 2 * stored.size].view(np.uint16)
+    look_up(_contiguous(stored.view(np.uint8), np.uint8), bfloat16_bits(dtype), bits)
+    return bits
 
 
 def _decoded(stored: Shaped[np.ndarray, " n"], dtype: str, wide: type, room: UInt8[np.ndarray, " bytes"] | None) -> Float[np.ndarray, " n"]:

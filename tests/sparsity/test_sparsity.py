@@ -18,11 +18,13 @@ from helpers import bf16, check_row, wide, write_safetensors
 from reference import measure
 
 import dynamics
+from dynamics.checkpoints.tensor import FITS_BFLOAT16, STORAGE, decode
 from dynamics.errors import InputError
 from dynamics.sparsity import RULES, STEPS, compare, compare_all, row, series, series_dict, table
 from dynamics.sparsity.__main__ import cli
-from dynamics.sparsity.accumulate import DiffStats, accumulate_pairs
+from dynamics.sparsity.accumulate import DiffStats, accumulate_arrays, accumulate_pairs
 from dynamics.sparsity.definitions import mukherjee_threshold
+from dynamics.sparsity.masks import changed
 
 
 def run(*arguments, **settings):
@@ -178,6 +180,20 @@ def test_a_series_reads_each_file_once(tmp_path, rng, monkeypatch):
     monkeypatch.setattr(File, "read_into", count)
     assert len(series(paths)) == 6
     assert all(size < 1.1 * weights["w"].nbytes for size in counted.values())  # with the header
+
+
+@pytest.mark.parametrize("dtype", sorted(FITS_BFLOAT16))
+def test_dtypes_of_one_byte_are_compared_as_their_values(dtype):
+    """Every pair of bytes: in bfloat16, which holds all of their values, as in float32."""
+    first, second = (side.reshape(-1) for side in np.meshgrid(*2 * [np.arange(256, dtype=np.uint8).view(STORAGE[dtype])]))
+    narrow, wide = changed(first, dtype, second, dtype), changed(decode(first, dtype), "float32", decode(second, dtype), "float32")
+    assert np.array_equal(narrow, wide)
+    stats = accumulate_arrays(first, dtype, second, dtype)
+    expected = accumulate_arrays(decode(first, dtype), "float32", decode(second, dtype), "float32")
+    assert np.array_equal(stats.counts, expected.counts)
+    assert np.array_equal(stats.ulp_bins, expected.ulp_bins)
+    assert stats.sums == pytest.approx(expected.sums, rel=1e-12)
+    assert stats.peak == expected.peak
 
 
 # the papers' numbers
