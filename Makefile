@@ -37,7 +37,7 @@ lint: $(READY)
 coverage: $(COMPILED)
 	$(PYTEST) --cov --cov-report term:skip-covered
 
-# About 10 minutes on two cores; `figures-smollm2` takes an hour and a half, `figures-full` two hours.
+# About 7 minutes on two cores; `figures-smollm2` takes an hour and a half, `figures-full` two hours.
 figures: $(READY)
 	$(BIN)/python -m analyses
 

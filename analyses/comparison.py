@@ -1,6 +1,6 @@
 """Run every analysis: train the runs of a preset, draw every figure, and write ``verdicts.csv`` and ``report.html``.
 
-python -m analyses comparison                     # a demonstration: eight minutes on two cores the first time, one after that
+python -m analyses comparison                     # a demonstration: seven minutes on two cores the first time, one after that
 python -m analyses comparison --preset quick      # every figure, from runs too small for conclusions
 python -m analyses comparison --preset full       # two hours: the figures of the repository
 python -m analyses comparison --preset full --block grid    # a part of it; what is finished of the others is used

@@ -160,7 +160,7 @@ PRESETS = {
         {},
         method_options={"selfplay": "--curriculum-samples 100"},
         base_temperatures="1,0",
-        minutes=8,
+        minutes=7,
     ),
     "full": Preset(
         len(_LAB_BASES),
