@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from analyses import analysis
 from analyses.pass_at_k import BASE, WITHIN
-from analyses.runs import Run, default_settings, token_ids
+from analyses.runs import Run, default_settings, same_base, token_ids
 from analyses.verdicts import Verdict, check_claim_on_rows, over_seeds
 from dynamics import InputError, bootstrap
 from dynamics.presentation import methods, style, ticks
@@ -80,10 +80,10 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for label in dict.fromkeys(run.label for run in evaluated):
         rows += _label_rows(label, [run for run in evaluated if run.label == label])
-    bases: set[tuple[str, int]] = set()
+    seen: list[Run] = []
     for run in evaluated:
-        if run.has_weights and (key := (run.base_checksum, run.seed)) not in bases:
-            bases.add(key)
+        if run.has_weights and not any(other.seed == run.seed and same_base(other, run) for other in seen):
+            seen.append(run)
             rows += [{"part": "expected answer", "label": "base", "seed": run.seed, **answer} for answer in _expected_answers(run)]
     if not rows:
         raise InputError("none of the runs has evals/ of the base and of the trained model")

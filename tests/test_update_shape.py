@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from analyses import runs, update_shape
+from analyses import runs, support, update_shape
 
 RUNS = Path(__file__).parent / "data" / "runs"
 
@@ -61,3 +61,18 @@ def test_runs_without_a_pair_still_have_spectra(of_two_bases: Path) -> None:
     assert "no updates are compared" in update_shape.caption(table)
     assert len(update_shape.figure(table).get_axes()) == len(update_shape.PANELS)
     assert pd.notna(table["value"]).all()
+
+
+def test_support_reads_every_base_of_a_seed_also_without_checksums(of_two_bases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run without a checksum is not taken for one from the base of another run of its seed."""
+    for name, seed in (("sft-0", 1), ("rlvr-1", 0)):
+        shutil.rmtree(of_two_bases / name)
+        file = of_two_bases / name.replace(name[-1], str(seed)) / "run.json"
+        document = json.loads(file.read_text())
+        del document["checksums"]
+        file.write_text(json.dumps(document | {"seed": 0}))
+    read: list[str] = []
+    monkeypatch.setattr(support, "_expected_answers", lambda run: read.append(run.method) or [])
+    monkeypatch.setattr(support, "_answers", lambda run, solved: [])
+    support.measure(runs.find([of_two_bases]))
+    assert sorted(read) == ["rlvr", "sft"]
