@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analyses.claims import NOT_MEASURED, needs
 from analyses.confound import spreads
-from analyses.verdicts import FAILS, HOLDS, OPEN, over_seeds
+from analyses.verdicts import OPEN, over_seeds
 from dynamics import InputError
 from dynamics.cli import command, outputs
 from dynamics.cli.outputs import wrote
@@ -36,8 +36,6 @@ PAGES = ("index", "accuracy", "sparsity", "entropy", "games")
 #: document -> its parts that are written here, between ``<!--NAME-->`` and ``<!--END-->``
 PARTS = {"README.md": ("precision", "findings")}
 END = "<!--END-->"
-#: how sure a verdict of a claim is, in words
-SURE = {HOLDS: "shown", FAILS: "shown not to be so", OPEN: "not decided"}
 Row = Mapping[str, Any]
 
 
@@ -232,7 +230,6 @@ FILTERS: dict[str, Callable[..., str]] = {
     "plain": plain,
     "exponent": style.exponent,
     "sure": sure,
-    "in_words": lambda verdict: SURE[verdict],
 }
 
 

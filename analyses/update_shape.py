@@ -55,8 +55,8 @@ COLUMNS = (
 LARGE = 5_000_000
 
 
-#: at most this many kinds of pairs are drawn
-SHOWN = 10
+#: at most this many kinds of pairs are named in the title
+NAMED = 10
 
 
 def caption(table: pd.DataFrame) -> str:
@@ -95,7 +95,7 @@ def _pairs_at(table: pd.DataFrame, at: str) -> pd.DataFrame:
 def headline(table: pd.DataFrame) -> str:
     """Say how alike the updates of every two methods are."""
     pairs = _pairs_at(table, "usual")
-    parts = [f"{label} {own['cosine'].mean():.2f}" for label, own in pairs.groupby("label", sort=False)][:SHOWN]
+    parts = [f"{label} {own['cosine'].mean():.2f}" for label, own in pairs.groupby("label", sort=False)][:NAMED]
     return f"Cosine between updates from one base: {', '.join(parts)}" if parts else TITLE
 
 

@@ -90,19 +90,17 @@ class Digester:
 
     Parameters
     ----------
-    checkpoints : whose digests are wanted, adapters not applied to a base. They are to be kept open as long as ``hashed``.
+    checkpoints : whose digests are wanted, adapters not applied to a base.
     read : tensors whose elements will all be added, in order. Those that are not whole tensors of the checkpoints are of no use.
-    hashed : digests of bytes by ``key`` that are known already; those that are found are added.
     """
 
-    def __init__(self, checkpoints: Iterable[Checkpoint], read: Iterable[Tensor], hashed: dict[Hashable, str] | None = None):
-        self._hashed = {} if hashed is None else hashed
+    def __init__(self, checkpoints: Iterable[Checkpoint], read: Iterable[Tensor]):
+        self._hashed: dict[Hashable, str] = {}
         wanted = {key(tensor): tensor for checkpoint in checkpoints for tensor in as_stored(checkpoint).values()}
-        missing = {name: tensor for name, tensor in wanted.items() if name not in self._hashed}
-        passing = {key(tensor) for tensor in read} & missing.keys()
+        passing = {key(tensor) for tensor in read} & wanted.keys()
         # an empty tensor has no element to add
-        self._running = {name: (hashlib.sha256(), missing[name].numel, 0) for name in passing if missing[name].numel}
-        self._rest = {name: tensor for name, tensor in missing.items() if name not in self._running}
+        self._running = {name: (hashlib.sha256(), wanted[name].numel, 0) for name in passing if wanted[name].numel}
+        self._rest = {name: tensor for name, tensor in wanted.items() if name not in self._running}
         #: number of weights that are read for their digests alone
         self.left = sum(tensor.numel for tensor in self._rest.values())
 

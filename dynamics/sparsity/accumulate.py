@@ -172,14 +172,15 @@ def _sharing(pairs: Sequence[Pair]) -> list[list[int]]:
             root[name] = name = root[root[name]]
         return name
 
-    for pair in pairs:
-        names = (key(pair.base), key(pair.tuned))
-        root |= {name: name for name in names if name not in root}
-        base, tuned = map(find, names)
+    names = [(key(pair.base), key(pair.tuned)) for pair in pairs]
+    for sides in names:
+        for side in sides:
+            root.setdefault(side, side)
+        base, tuned = map(find, sides)
         root[tuned] = base
     groups: dict[Hashable, list[int]] = {}
-    for index, pair in enumerate(pairs):
-        groups.setdefault(find(key(pair.base)), []).append(index)
+    for index, (base, _) in enumerate(names):
+        groups.setdefault(find(base), []).append(index)
     return list(groups.values())
 
 

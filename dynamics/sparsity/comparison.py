@@ -116,7 +116,7 @@ def _compare_jobs(
     numbers = [number for number, (*_, match) in enumerate(matched) for _ in match.pairs]
     pairs_of_all = [pair for *_, match in matched for pair in match.pairs]
     wanted = {index for index, number in enumerate(numbers) if number in of}
-    digests = Digests([side for job in jobs for side in job], pairs_of_all, {}) if digest else None
+    digests = Digests([side for job in jobs for side in job], pairs_of_all) if digest else None
 
     def seen_by_all(chunk: Chunk) -> Callable[[], object]:
         of_checkpoints = [(numbers[index], pair, stored) for index, pair, stored in chunk.tuned if index in wanted]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from dynamics.checkpoints.digests import LEAF, Digester
@@ -22,11 +22,10 @@ class Digests:
     ----------
     checkpoints : as they are stored, adapters not applied to their base.
     pairs : those that are compared.
-    hashed : see ``Digester``.
     """
 
-    def __init__(self, checkpoints: Sequence[Checkpoint], pairs: Sequence[Pair], hashed: dict[Hashable, str]):
-        self._digester = Digester(checkpoints, (side for pair in pairs for side in (pair.base, pair.tuned)), hashed)
+    def __init__(self, checkpoints: Sequence[Checkpoint], pairs: Sequence[Pair]):
+        self._digester = Digester(checkpoints, (side for pair in pairs for side in (pair.base, pair.tuned)))
         self._compared = sum(pair.base.numel for pair in pairs)
         self._progress: Progress | None = None
 
